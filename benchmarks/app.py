@@ -1,4 +1,4 @@
-"""How long from Enter to the first chart? A 64-token prompt on the embedded model, in a real Chromium.
+"""The time from Enter to the first chart: a 64-token prompt on the embedded model, in a real Chromium.
 
     python -m benchmarks.app [--rounds N]
 

@@ -1,17 +1,17 @@
-"""What does capture cost? Time of a forward with capture / without, and bytes kept, on the embedded model.
+"""The cost of capture: time of a forward with capture / without, and bytes kept, on the embedded model.
 
     python -m benchmarks.capture [--rounds N] [--before FOLDER]
 
 All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
 ratio to the bare forward of the same round, with the middle half of the rounds. "1 token" is a decode step: one token
 after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for all
-steps of a generation at once; then comes what attaching costs, and at last what `direct_attribution` of a text takes,
-all of it, beside a forward of that text.
+steps of a generation at once; then comes the cost of attaching, and at last that of `direct_attribution` of a text,
+compared with a forward of that text.
 
-    bare                    the model alone
+    bare only the model
     moeviz                  listen(): expert ids and weights
     moeviz + logits         listen(keep_logits=True)
-    moeviz + outputs        listen() and what each expert puts out, for which the experts run twice
+    moeviz + outputs        listen() and each expert's output, for which the experts run twice
     output_router_logits    transformers' own way (logits only)
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
@@ -222,7 +222,7 @@ def compare(before: Path, rounds: int) -> None:
 
 
 def _forward(model, tokens: int, arguments: dict) -> Callable:
-    """The work that is timed. The cache of a decode step is filled here, outside the timing."""
+    """Run the work that is timed. The cache of a decode step is filled here, outside the timing."""
     generator = torch.Generator().manual_seed(tokens)
     ids = torch.randint(3, model.config.vocab_size, (1, CONTEXT + tokens), generator=generator)
     if tokens > 1:
@@ -244,7 +244,7 @@ def _attaching(model, rounds: int) -> float:
 
 
 def _in_parts(loaded: LoadedModel, tokens: int, rounds: int) -> list[float]:
-    """Ratios of a text's direct attribution, from the text to the table of all layers, to a plain forward."""
+    """Return ratios of a text's direct attribution, from the text to the table of all layers, to a plain forward."""
     text, word = " ".join(text for _, text in texts_that_ship()), loaded.tokenizer
     text = word.decode(word(text[: 16 * tokens])["input_ids"][:tokens], skip_special_tokens=True)
     ids = torch.tensor([word(text)["input_ids"]])

@@ -1,16 +1,16 @@
-"""What a dataset takes: bytes an id on disk, CPU beside the bare forward, memory, and seconds of its analyses.
+"""The cost of a dataset: bytes per id on disk, CPU compared with the bare forward, memory, and seconds of its analyses.
 
     python -m benchmarks.corpus FOLDER                     every figure
     python -m benchmarks.corpus FOLDER --only bytes        one kind: bytes, tracing, memory, analyses, estimate
 
-`bytes` measures made-up routing (the recipe is in `benchmarks/corpus_data.py`) beside other layouts of the same ids,
+`bytes` measures made-up routing (the recipe is in `benchmarks/corpus_data.py`) next to other layouts of the same ids,
 and the embedded model's. `analyses` asks a made-up dataset of ten million tokens, which is written to FOLDER/large if
 it is not there (gigabytes, minutes). Whatever is asked about memory runs in a process of its own: `added` is what the
 question added to the peak of that process after its imports, and `peak` the whole of it, Python and libraries included.
 
 `estimate` is on paper: bytes, hours and nodes that a corpus of a billion tokens takes, from measured bytes and rates.
 
-    bytes  = tokens · (L · bytes a layer of ids and weights + bytes of words and small tables)    measured
+    bytes  = tokens · (L · bytes per layer of ids and weights + bytes of words and small tables)    measured
     hours  = tokens · 2 · active parameters / (GPUs · peak · share of it)    the forward, without attention
            + tokens · L · K / (ids a second · processes)    writing: each process writes what it traces
 

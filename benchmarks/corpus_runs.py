@@ -1,4 +1,4 @@
-"""What does `write_corpus` cost compared with the bare forward, in CPU time, and what is its peak of memory?"""
+"""The cost of `write_corpus` compared with the bare forward, in CPU time, and its peak memory."""
 
 import json
 import tempfile

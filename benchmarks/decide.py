@@ -1,4 +1,4 @@
-"""How often is a verdict of `moeviz decide` wrong? Simulated routing of twenty processes, in logs of three sizes.
+"""The share of wrong verdicts of `moeviz decide`: simulated routing of twenty processes, in logs of three sizes.
 
     python -m benchmarks.decide [--draws N] [--first SEED] [--only PROCESS]
 
@@ -51,7 +51,7 @@ def _walk(step: float) -> Favour:
 
 
 def _trend(rng: np.random.Generator) -> np.ndarray:
-    """From one state at the first text to another at the last."""
+    """Move from one state at the first text to another at the last."""
     one, other = rng.normal(0, SPREAD, (2, *SHAPE))
     part = np.linspace(0, 1, 2 * TEXTS)[:, None, None]
     return np.asarray((1 - part) * one + part * other)
@@ -67,7 +67,7 @@ def _regimes(rng: np.random.Generator) -> np.ndarray:
 
 
 def _hot(*experts: int, fading: bool = False) -> Favour:
-    """Favour a few experts, which stand where they stand."""
+    """Favour a few experts, always the same ones."""
 
     def favour(_: np.random.Generator) -> np.ndarray:
         found = np.zeros((2 * TEXTS, *SHAPE))
@@ -82,7 +82,7 @@ def _both(rng: np.random.Generator) -> np.ndarray:
 
 
 def _once(rng: np.random.Generator) -> np.ndarray:
-    """All alike but for six texts in a row."""
+    """Change six texts in a row, and no others."""
     found = np.zeros((2 * TEXTS, *SHAPE))
     found[20:26] = rng.normal(0, 2 * SPREAD, SHAPE)
     return found
@@ -149,7 +149,7 @@ def _loads(trace: RoutingTrace) -> np.ndarray:
 
 
 def _change(log: np.ndarray, afterwards: np.ndarray) -> float:
-    """Return what a plan of the log's loads changes of the busiest device's mean load afterwards."""
+    """Return the change in the busiest device's mean load afterwards by a plan of the log's loads."""
     before, planned = [], []
     for own, later in zip(log, afterwards, strict=True):
         plan = rebalance_experts(own[None], EXPERTS, 1, 1, DEVICES)[0]

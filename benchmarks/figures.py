@@ -51,7 +51,7 @@ def figure(name: str, times: int) -> Callable[[Callable[[Args], None]], Callable
 
 @figure("precision", 1_500)
 def precision(args: Args) -> None:
-    """Of the first --times characters of each evaluation text."""
+    """Use the first --times characters of each evaluation text."""
     from moeviz.analyses.precisions import in_precisions
     from moeviz.checks import precision_table
 
@@ -177,7 +177,7 @@ def training(args: Args) -> None:
 
 @figure("ids", 4)
 def ids(_args: Args) -> None:
-    """How much of a text do the ids of its tokens' experts give away, without texts and token ids?
+    """Measure how much of a text the ids of its tokens' experts give away, without texts and token ids.
 
     A table from the experts of a token at all layers to the commonest token that had them, and if none had, at all
     layers but the last, and so on. It is learnt on three of the four held-out texts of each kind and judged on the
@@ -288,7 +288,7 @@ def long_text() -> str:
 
 @figure("quantised", 1)
 def quantised(_args: Args) -> None:
-    """Of four types, with keys and values in float32, and as llama.cpp has them by default."""
+    """Compare four types, with keys and values in float32, and as llama.cpp has them by default."""
     text, rows = long_text(), []
     expected = np.sort(trace("embedded", text).experts, -1)
     with tempfile.TemporaryDirectory() as folder:
@@ -316,7 +316,7 @@ def print_costs(name: str, way: Callable[[str, int], float], ways: list[str], le
 
 @figure("llama.cpp", 15)
 def llama_cpp(args: Args) -> None:
-    """A prompt, and one generated token; next to llama.cpp that computes the last output alone."""
+    """Time a prompt and one generated token, and llama.cpp computing only the last output."""
     from moeviz.capture.engines.llama_cpp.context import ComputeOptions, Context
     from moeviz.capture.engines.llama_cpp.recording import CallbackRecording
 

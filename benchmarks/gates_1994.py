@@ -1,4 +1,4 @@
-"""The shapes of gates that the tree of 1994 is compared with: the curves that ship beside its model.
+"""The shapes of gates that the tree of 1994 is compared with: the curves that ship next to its model.
 
 Each has four experts. If a tree's root stays uniform, only one cut is left; a flat mixture has one gate over all four
 experts, as in 1991. All learn by the same likelihood, equation 6, from the points that need two cuts, by expectation
@@ -41,7 +41,7 @@ class Flat:
     experts: Float64[np.ndarray, "E D"]
 
     def leaves(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
-        """How likely each expert is. A row sums to 1."""
+        """Return the probability of each expert. A row sums to 1."""
         return softmax(inputs @ self.gate.T)
 
     def answers(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
@@ -49,7 +49,7 @@ class Flat:
         return sigmoid(inputs @ self.experts.T)
 
     def responsibilities(self, inputs: np.ndarray, desired: np.ndarray) -> Float64[np.ndarray, "N E"]:
-        """How likely each expert made the desired answer. A row sums to 1."""
+        """Return the probability that each expert made the desired answer. A row sums to 1."""
         return shared_out(self.leaves(inputs), self.answers(inputs), desired)
 
 
@@ -100,9 +100,8 @@ def flat_pass(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
 def fitted_gate(
     gate: Float64[np.ndarray, "E D"], inputs: Float64[np.ndarray, "N D"], share: Float64[np.ndarray, "N E"]
 ) -> Float64[np.ndarray, "E D"]:
-    """A softmax regression by Newton's method, from `gate` on; a step that makes it worse is halved until it does not.
-
-    All lines are fitted at once, where a tree fits one at a time.
+    """A softmax regression by Newton's method, from `gate` on; a step that makes it worse is halved until it does
+    not. All lines are fitted at once; a tree fits one at a time.
     """
     for _ in range(NEWTON_STEPS):
         said = softmax(inputs @ gate.T)

@@ -113,7 +113,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that this share of the values is below; NaN if there are none.
+    """Return the value that this share of the values is below; NaN without values.
 
     >>> percentile([3.0, 1.0, 2.0], 0.5)
     2.0

@@ -4,13 +4,12 @@
                                                    the runs that the story shows, in a quarter of an hour
     python -m benchmarks.history --phone-book      print that table as it ships
 
-    python -m benchmarks.history --table-1991      table 1 of the paper of 1991 beside ours, trained anew with 25 seeds
+    python -m benchmarks.history --table-1991      table 1 of the paper of 1991 next to ours, trained anew with 25 seeds
                                                    of each, in half a minute; nothing is written. With
                                                    praat-parselmouth installed, of the measured vowels too.
 
-With --sweeps also the tables over many settings, which takes a quarter of an hour. Where a run without balance ships
-too, it is written as well. One thread, so that what is written depends on the seed alone; the seconds that each takes
-are printed.
+With --sweeps also the tables over many settings, which takes a quarter of an hour. If a run without balance ships
+too, it is written as well. One thread, so that the files depend only on the seed; the seconds of each are printed.
 """
 
 import sys

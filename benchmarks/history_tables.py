@@ -1,4 +1,4 @@
-"""The tables over many settings that ship beside the systems of the history: each trains its system again and again.
+"""The tables over many settings that ship with the systems of the history: each trains its system again and again.
 
 `python -m benchmarks.history NAME --sweeps` writes them. The checks train parts of them from other seeds.
 """
@@ -52,7 +52,7 @@ def table_1(seeds: Iterable[int] = range(25)) -> pd.DataFrame:
 
 
 def _our_rows(data: Vowels, seeds: Iterable[int]) -> Iterator[tuple[str | float, ...]]:
-    """A row for each of the four systems."""
+    """Return a row for each of the four systems."""
     of = table_1991.MEASURED if data.measured else table_1991.STAND_IN
     for experts in (4, 8):
         mixtures = [train(data, experts, seed=seed) for seed in seeds]
@@ -253,7 +253,6 @@ def perplexities(seeds: Iterable[int] = dense_exhibit.SEEDS, watch: Watch = unwa
 
 
 def _part(watch: Watch, done: int, runs: int) -> Watch:
-    """Make the watcher of one of several runs."""
     return lambda share, says: watch((done + share) / runs, f"run {done + 1} of {runs}, {says}")
 
 

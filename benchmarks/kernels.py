@@ -1,10 +1,10 @@
-"""The kernels on a CUDA GPU: what recording costs, and how we stand beside the other ways.
+"""The kernels on a CUDA GPU: the cost of recording, compared with the other ways.
 
     python -m benchmarks.kernels [--lines FILE] [--rounds N] [--only WORDS]
 
 Every arm of a case is captured as a CUDA graph that calls it once for each of several input sets; the graphs are
 replayed in turn, round after round, and medians are printed. "again" is the plain arm once more: below its distance
-from 1 a difference is noise. Goals stand beside what was measured. Without a GPU there is nothing to measure.
+from 1 a difference is noise. Goals are printed next to the measurements. Without a GPU there is nothing to measure.
 
 With `--lines` each case is appended to a file as it is done, and a case that is there is not measured again: after an
 interruption the same command goes on. A case that fails is a line that says how, and the others are measured.
@@ -92,7 +92,7 @@ def _public_kernel(
     x_ptr, stride_x, T, weight_ptr, expert_ptr,
     E: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Rounds of float maximum, lowest lane, float gather: the structure of public Triton routers, written anew."""
+    """Take rounds of float maximum, lowest lane and float gather: the structure of public Triton routers, rewritten."""
     token, lane = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_E)[None, :]
     slot, inside = tl.arange(0, BLOCK_K)[None, :], (token < T)[:, None] & (lane < E)
     x = tl.load(x_ptr + token[:, None] * stride_x + lane, mask=inside, other=0.0).to(tl.float32)

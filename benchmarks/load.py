@@ -1,4 +1,4 @@
-"""A class of fifty: what the server does when many visitors run prompts, and whether anybody sees another's trace.
+"""A class of fifty: the server's behaviour when many visitors run prompts, and whether anybody sees another's trace.
 
     python -m benchmarks.load [--sessions N] [--think S] [--minutes M] [--variant NAME] [--all] [--write FILE]
                               [--processes P]
@@ -13,12 +13,11 @@ trace that is shown is compared with the library's own, made beforehand: texts a
     hostile      one more visitor uploads hostile files all the while
     naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
 
-Of each it prints a row: errors (bugs and mixed traces, with the first of them below), runs that were told to try again,
-seconds to open the page and to a run's trace (median and 95th percentile), runs a second, the server's CPU time a run,
-with all that it does besides, and its memory in MB at the start, in the middle and at the end, all its processes
-together (`--processes` sets MOEVIZ_PROCESSES). `--all` runs plain for
---minutes (default 10) and the others for 3 minutes, one after the other. Clients and server share this machine, so
-compare rows, not machines.
+It prints a row for each: errors (bugs and mixed traces, with the first of them below), runs that were asked to try
+again, seconds to open the page and to a run's trace (median and 95th percentile), runs per second, the server's CPU
+time per run, with all that it does besides, and its memory in MB at the start, in the middle and at the end, all its
+processes together (`--processes` sets MOEVIZ_PROCESSES). `--all` runs plain for --minutes (default 10) and the others
+for 3 minutes, one after the other. Clients and server share this machine, so compare rows, not machines.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Record one sentence in the small models of the story: python -m benchmarks.one_sentence writes what ships.
 
-Of the embedded model: what goes into the experts of each layer, the rows of the router, and what the two chosen experts
-answer; and the scores of 540 tokens of the evaluation texts. Of its two siblings: which experts the sentence has.
+From the embedded model: the inputs of each layer's experts, the rows of the router, and the outputs of the two chosen
+experts; and the scores of 540 tokens of the evaluation texts. From its two siblings: the experts of the sentence.
 It ends with an error if what is recorded does not give back the output of a layer.
 """
 
@@ -74,7 +74,7 @@ def of_many(model: nn.Module, tokenizer: AutoTokenizer) -> dict[str, np.ndarray]
 
 @torch.no_grad()
 def chosen(folder: str, ids: Tensor) -> dict[str, np.ndarray]:
-    """Record which experts each layer of a sibling has for the sentence, and which its scores alone would have."""
+    """Record a sibling's experts for the sentence, layer by layer, and those by its scores without a bias."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     blocks = [block for layer in model.model.layers if hasattr(block := block_of(layer), "gate")]
     inputs, _ = watched(blocks, model, ids)

@@ -1,4 +1,4 @@
-"""How long until a page of the app is there, what does it cost, and how much is sent? In a real Chromium.
+"""The time until a page of the app is there, its cost, and the bytes sent, in a real Chromium.
 
     python -m benchmarks.pages [topics | first | dataset | training] [--rounds N] [--before FOLDER]
 
@@ -145,7 +145,7 @@ def _open_file(page: Page, size: dict[str, int]) -> None:
 
 
 def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
-    """The pages of an opened dataset, and of one of its experts; beside them the page Load of the example."""
+    """Time the pages of an opened dataset, and of one of its experts; and the example's page Load for comparison."""
     found = of_page(browser, server, "load", 1)
     tab = TimedTab(browser, server, script=TOOLS)
     tab.open(f"many-texts?dataset={name}")

@@ -50,7 +50,7 @@ def remembered_by_decoder(experts: int, facts: int = FACTS, steps: int = STEPS, 
 
 
 def _words(names: torch.Tensor) -> torch.Tensor:
-    """Two words a fact: all names are words of their own, and numbers come after them in the vocabulary."""
+    """Count two words per fact: all names are words of their own, and numbers follow them in the vocabulary."""
     return names + torch.tensor([0, NAMES])
 
 

@@ -1,4 +1,4 @@
-"""Texts that decode in one batch: does each give what it gives alone, and what does it cost?
+"""Texts that decode in one batch: whether each gives what it gives by itself, and the cost.
 
     python -m benchmarks.together alike [--streams N]
     python -m benchmarks.together cost [--texts N] [--tokens N] [--rounds N]
@@ -10,7 +10,7 @@ parts from the quiet one, with how near that decision was. It ends with an error
 docs/deployment.md says.
 
 `cost` writes texts of the embedded model in turns, each with an attention cache of its own, and together; and one text
-in both ways, since a visitor alone must not wait longer. The ways take turns, round by round; printed are medians.
+in both ways, since a single visitor must not wait longer. The ways take turns, round by round; printed are medians.
 """
 
 import argparse

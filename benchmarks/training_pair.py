@@ -1,11 +1,11 @@
-"""Does an alarm say that routers collapse, and stay quiet where they do not? A tiny MoE, with the aux loss and without.
+"""Whether an alarm reports only routers that collapse: a tiny MoE, trained with the aux loss and without.
 
     python -m benchmarks.training_pair [--seeds N] [--scratch] [--write]
 
 A Mixtral of two layers of eight experts, top-2, on the texts that ship, with routers whose first weights are ten times
 too large. "collapse" is the first log at which exp(entropy of load) / E of a layer is below 0.5; "said" is the log at
-which the alarm of that layer began. --scratch judges by `Rules.from_scratch`. --write puts the runs of seed 0 in the
-place of the pair that ships.
+which the alarm of that layer began. --scratch judges by `Rules.from_scratch`. --write replaces the pair that ships
+by the runs of seed 0.
 """
 
 import argparse

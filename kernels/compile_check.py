@@ -174,7 +174,7 @@ def compiled(case: Case, capability: Gpu) -> Compiled:
 
 
 def _of_amd(code: str, shared: int) -> Compiled:
-    """The figures in AMD's assembly: vector registers, and as the stack what a lane keeps in memory."""
+    """Read the figures in AMD's assembly: vector registers, and as the stack what a lane keeps in memory."""
     registers, stack = (
         int(re.search(rf"\.{what}:\s+(\d+)", code)[1]) for what in ("vgpr_count", "private_segment_fixed_size")
     )

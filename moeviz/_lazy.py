@@ -1,12 +1,15 @@
 """Packages whose modules are imported on first use, and shown by `dir` and Tab before."""
 
-import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inspect import Signature
 
 
 class CallableModule(ModuleType):
@@ -17,13 +20,15 @@ class CallableModule(ModuleType):
         return self._function()(*given, **options)
 
     @property
-    def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._function())
+    def __signature__(self) -> "Signature":
+        from inspect import signature
+
+        return signature(self._function())
 
     def _function(self) -> Callable[..., Any]:
         package, _, name = self.__name__.rpartition(".")
-        home = sys.modules[package]._homes.get(name, name)  # a `LazyPackage`
-        found: Callable[..., Any] = getattr(import_module(f"{package}.{home}"), name)
+        home = sys.modules[package]._homes.get(name, self.__name__)  # a `LazyPackage`
+        found: Callable[..., Any] = getattr(import_module(home), name)
         return found
 
 
@@ -38,22 +43,25 @@ class LazyPackage(ModuleType):
         super().__setattr__(name, value)
 
 
-def lazy_package(
-    name: str, functions: Mapping[str, Sequence[str]] | None = None
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` of a package: its public modules, and these functions of them.
+def lazy_package(name: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return `__getattr__`, `__dir__` and `__all__` of a package: its modules, and what its stub imports from them.
 
-    functions   by module, those that are names of the package too.
+    A type checker finds the same names in the stub, `__init__.pyi`. If that imports modules of the package, the others
+    are not public; if it imports none, or there is no stub, all are whose name begins with a letter.
 
     >>> import moeviz
     >>> "load" in dir(moeviz.metrics), "balance" in dir(moeviz.metrics), callable(moeviz.metrics.balance)
     (True, True, True)
     """
     package = sys.modules[name]
-    homes = {function: module for module, names in (functions or {}).items() for function in names}
-    modules = {path.stem for folder in package.__path__ for path in Path(folder).glob("[a-z]*.py")}
-    modules |= {path.parent.name for folder in package.__path__ for path in Path(folder).glob("[a-z]*/__init__.py")}
-    known = {*modules, *homes, *(key for key in vars(package).get("__all__", ()))}
+    folder = Path(package.__path__[0])
+    imports = _imports(folder / "__init__.pyi")
+    listed = {each for each, home in imports.items() if home == name}
+    homes = {each: home for each, home in imports.items() if home != name}
+    modules = listed or {path.stem for path in folder.glob("[a-z]*.py")} | {
+        path.parent.name for path in folder.glob("[a-z]*/__init__.py")
+    }
+    known = sorted({*modules, *homes})
     vars(package)["_homes"] = homes
     package.__class__ = LazyPackage
 
@@ -61,10 +69,19 @@ def lazy_package(
         if wanted in modules:
             return import_module(f"{name}.{wanted}")
         if wanted in homes:
-            return getattr(import_module(f"{name}.{homes[wanted]}"), wanted)
+            from moeviz._plain_help import with_plain_help
+
+            return with_plain_help(getattr(import_module(homes[wanted]), wanted))
         from moeviz.text import like
 
-        meant = "" if wanted.startswith("_") else like(wanted, sorted(known))
+        meant = "" if wanted.startswith("_") else like(wanted, known)
         raise AttributeError(f"module {name!r} has no attribute {wanted!r}.{meant}")
 
-    return find, lambda: sorted(known), sorted(known)
+    return find, lambda: known, sorted(homes) if listed else known
+
+
+def _imports(stub: Path) -> dict[str, str]:
+    """Return the names that a stub imports, each with its module; none without a stub."""
+    text = stub.read_text(encoding="utf-8") if stub.exists() else ""
+    lines = re.findall(r"^from (\S+) import (\([^)]*\)|.*)", text, re.MULTILINE)
+    return {name: module for module, names in lines for name in re.findall(r"\w+ as (\w+)", names)}

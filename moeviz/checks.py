@@ -20,7 +20,7 @@ MOST = 8  # traces, as many as a visit to the app keeps
 def check(
     counted: "Counted", beside: "moeviz.routing_trace.RoutingTrace | None" = None, tokens: int | None = None
 ) -> "pd.DataFrame":
-    """List what is not plausible in a trace, or in counts: one row per finding, none if nothing was found.
+    """List what is not plausible in a trace, or in counts: one row per finding, so an empty table is good.
 
     beside  another trace of the same tokens, to find which convention differs.
     tokens  the number of tokens that met a router, if known.

@@ -23,7 +23,7 @@ class Claim(str):
     values: Mapping[str, Any]
 
     def __new__(cls, sentence: str, name: str, values: Mapping[str, Any]) -> "Claim":
-        """Make a claim; wordings do, by `claim`."""
+        """Make a claim; wordings do this, by `claim`."""
         made = super().__new__(cls, sentence)
         made.__dict__.update(name=name, values=MappingProxyType(dict(values)))
         return made
@@ -35,7 +35,7 @@ class Claim(str):
         return Claim, (str(self), self.name, dict(self.values))
 
     def __getitem__(self, name: Any) -> Any:
-        """Return a value by its name; by a number, letters of the sentence."""
+        """Return a value by its name or, by a number, letters of the sentence."""
         return self.values[name] if isinstance(name, str) else super().__getitem__(name)
 
 

@@ -48,7 +48,7 @@ class InvalidPrompt(CaptureError):
 
 
 class ModelNotFound(CaptureError):
-    """There is no model at that path or id, or it is not in a form that moeviz can load.
+    """No model at that path or id, or not in a form that moeviz can load.
 
     >>> import moeviz
     >>> try:

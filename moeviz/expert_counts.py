@@ -1,9 +1,9 @@
-"""ExpertCounts: how many tokens each expert got. What a trace reduces to, and all that some sources have.
+"""ExpertCounts: the tokens of each expert, which a trace reduces to, and which are all that some sources have.
 
 An importance matrix, an engine's balance statistics or a training log know how often each expert was chosen, and not
 by which token. Every metric that needs no more takes either.
 
-Shape letters as in `routing_trace.py`, and G groups: labels, or steps of a training run; one where there are none.
+Shape letters as in `routing_trace.py`, and G groups: labels, or steps of a training run; otherwise a single one.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ class ExpertCounts:
         return ExpertCounts(self.model, *sums)
 
     def of_group(self, at: int) -> "ExpertCounts":
-        """The counts of one group alone, by its place from 0. Raises `IndexError` where there is none."""
+        """The counts of only one group, by its index from 0. Raises `IndexError` for a group that does not exist."""
         of = [range(len(self.groups))[at]]
         return ExpertCounts(self.model, self.assignments[of], self.tokens[of])
 

@@ -20,13 +20,13 @@ class ExpertOutputs:
     norm      [l, t, k]: Euclidean norm of the output, before its weight. 0 for an expert that computes nothing, unless
               it passes its input on.
     added     [l, t, k]: norm of what the output adds to the layer, with its weight: gate x norm, the saliency of REAP.
-    greatest  [l, t, k]: largest absolute value in the output, the activation by which Super Experts are told.
+    greatest  [l, t, k]: largest absolute value in the output, the activation that identifies Super Experts.
     cosine    [l, t, k]: cosine of the output to the sum of the token's weighted outputs, from -1 to 1; of routed
-              experts alone, without shared ones. With one expert a token it is 1 or -1.
-    residual  [l, t, k]: cosine of the output to the residual stream as the layer reads it. None where outputs are of
-              another space than the stream, such as a latent one.
+    experts only, without shared ones. With one expert per token it is 1 or -1.
+    residual  [l, t, k]: cosine of the output to the residual stream as the layer reads it. None if outputs are in
+    another space than the stream, such as a latent one.
 
-    What an expert adds is not what the model needs of it: later layers may ignore it, or make up for it.
+    An expert may add much and not be needed: later layers may ignore it, or make up for it.
 
     Raises `InvalidTrace` for figures that cannot be.
 
@@ -59,7 +59,7 @@ class ExpertOutputs:
         return {name: part for name in FIGURES if (part := getattr(self, name)) is not None}
 
     def select(self, layers: Sequence[int], tokens: np.ndarray | slice) -> "ExpertOutputs":
-        """Those of some layers (by their place in the trace) and of some of its tokens."""
+        """The outputs of some layers (by their index in the trace) and of some of its tokens."""
         return replace(self, **{name: part[list(layers)][:, tokens] for name, part in self.arrays().items()})
 
     @property
@@ -105,6 +105,6 @@ def outputs_from_figures(layers: Sequence[np.ndarray], factors: np.ndarray, has_
 
 
 def joined_outputs(parts: Sequence[ExpertOutputs]) -> ExpertOutputs:
-    """Those of several traces as one, token after token; with cosines to the residual stream where all have them."""
+    """Join the outputs of several traces, token after token; with cosines to the residual stream if all have them."""
     names = [name for name in FIGURES if all(getattr(part, name) is not None for part in parts)]
     return ExpertOutputs(**{name: np.concatenate([getattr(part, name) for part in parts], axis=1) for name in names})

@@ -19,7 +19,7 @@ from moeviz.file_limits import shown
 from moeviz.text import quoted
 
 MAGIC = b"GGUF"
-# How `struct` reads a value, by its type.
+# The format by which `struct` reads a value, by its type.
 FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY, FLOAT32 = 8, 9, 0
 MOST = 2**20  # keys, or tensors

@@ -65,7 +65,7 @@ class ModelInfo:
     score_function: ScoreFunction = "unknown"  # turns logits into probabilities
     num_layers: int | None = None  # all layers of the model, dense ones too
     dtype: str | None = None  # of the weights while the trace was recorded: "float32", "bfloat16"
-    revision: str | None = None  # commit of the checkpoint, where it has one
+    revision: str | None = None  # commit of the checkpoint, if it has one
     parameters: ParameterCounts | None = None
     layer_kind: str = "layer"  # what one step of axis L is; a time step, a level or an epoch in mixtures of other kinds
     item_kind: str = (
@@ -74,17 +74,18 @@ class ModelInfo:
     label_kind: str = "kind of text"  # what `tokens.label` says of it
     site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
     caution: str = ""  # what a person must know before trusting the trace
-    # How the routers ran: "hooks" (their own code, listened to), "kernels (Triton)" or "kernels (plain torch)" (ours),
+    # Code that ran the routers: "hooks" (their own code, recorded), "kernels (Triton)" or "kernels (plain torch)"
+    # (ours),
     # or "kernels (Triton, 4 of 6 routers)" where those ran only some; "hooks (…)" gives the reason where kernels were
     # wanted and could not. "" where the source does not say.
     recorded_by: str = ""
-    # Whether what is recorded was checked against what the experts of this model received, and on how many tokens; or
-    # why not. "" if the source does not say.
+    # A check of the recording against what the experts of this model received, and on how many tokens; or why not. ""
+    # if the source does not say.
     witness: str = ""
-    zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
+    zero_experts: int = 0  # the last `zero_experts` ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"
-    # How tokens were generated: "greedy", "sampled at temperature 0.8, seed 3", "beam search with 4 beams", "the
+    # The way tokens were generated: "greedy", "sampled at temperature 0.8, seed 3", "beam search with 4 beams", "the
     # checkpoint's own settings: …"; and where there are fewer than were asked for, "; ended after 7 of 20 tokens: …".
     # "" where none were, or the source does not say.
     decoding: str = ""

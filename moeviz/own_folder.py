@@ -1,4 +1,4 @@
-"""The folder of the machine's own user: what took long to compute, for the next time, and the token of their own app.
+"""The folder of the machine's own user: a cache of what took long to compute, and the token of their own app.
 
 | system  | place                                                        |
 |---------|--------------------------------------------------------------|
@@ -6,9 +6,9 @@
 | macOS   | `~/Library/Application Support/moeviz`                       |
 | Windows | `%LOCALAPPDATA%\\moeviz`, or `~\\AppData\\Local\\moeviz`       |
 
-`MOEVIZ_HOME` names another. It is made when something is first written, for its user alone (0700), and may be removed
-at any time: what was in it is computed anew. The package platformdirs knows these places too; four of them are no
-reason for one more dependency.
+`MOEVIZ_HOME` names another. It is made when something is first written, readable by its user only (0700), and may be
+removed at any time: its contents are computed anew. The package platformdirs knows these places too; four of them are
+no reason for one more dependency.
 """
 
 import logging
@@ -45,7 +45,7 @@ def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.pl
     if system == "win32":
         local = environment.get("LOCALAPPDATA", "")
         return (Path(local) if local else _home() / "AppData" / "Local") / NAME
-    data = environment.get("XDG_DATA_HOME", "")  # by its specification, what is no absolute path does not count
+    data = environment.get("XDG_DATA_HOME", "")  # by its specification, a relative path does not count
     return (Path(data) if Path(data).is_absolute() else _home() / ".local" / "share") / NAME
 
 
@@ -72,7 +72,7 @@ def keep_table(kind: str, name: str, table: pd.DataFrame) -> None:
 
 
 def kept_table(kind: str, name: str) -> pd.DataFrame | None:
-    """A table that was kept; None where there is none, or where its file is damaged, which the log says."""
+    """Return a cached table; None if it is missing or damaged, which the log reports."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -109,9 +109,8 @@ def token_file() -> Path | None:
 
 
 def own_token() -> str:
-    """Return the token by which this user's browsers open their own apps; it is made once, and no other user reads it.
-
-    Where it cannot be kept, it lasts as long as this process, and the log says why.
+    """Return the token by which this user's browsers open their own apps; it is made once, and no other user can
+    read it. If it cannot be stored, it lasts as long as this process, and the log says why.
     """
     return _token_in(token_file())
 
@@ -126,7 +125,7 @@ def _token_in(file: Path | None) -> str:
         if TOKEN.fullmatch(kept) and (os.name != "posix" or not file.stat().st_mode & 0o077):
             return kept
     except (OSError, UnicodeDecodeError):
-        pass  # there is none yet, or none that can be read
+        pass  # it is missing, or cannot be read
     try:
         _write(file, made.encode())
     except OSError as error:

@@ -6,7 +6,7 @@ else. Model makers publish them by three conventions, so moeviz always names the
 
     all                           everything counts          (Mixtral's 12.9B, Qwen3's 3.3B)
     without input embedding       a look-up, not a product   (gpt-oss's 3.6B, DeepSeek-V3's 37B)
-    without both embeddings       the layers alone           (GLM-4.5's 32B)
+    without both embeddings       only the layers (GLM-4.5's 32B)
 
 Touched parameters are those that a whole prompt runs through: each expert that at least one token chose, once.
 """

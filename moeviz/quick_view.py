@@ -43,7 +43,7 @@ def view(model_or_trace: Any, text: str | Sequence[str] | None = None, **options
             f"A view of {_short(model_or_trace)} needs a text for the model to read: "
             'moeviz.view(model, "Il fait froid."). For a trace in a file: moeviz.view(moeviz.read_trace(path)).'
         )
-    from moeviz.capture.trace import trace  # with torch, which a trace alone does not need
+    from moeviz.capture.trace import trace  # with torch, which a trace by itself does not need
 
     return View(trace(model_or_trace, text, **options))
 

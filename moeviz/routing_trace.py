@@ -136,7 +136,7 @@ class RoutingTrace:
     def first_choices(self, why: str) -> Int16[np.ndarray, "L T"]:
         """The expert with the highest weight; NO_EXPERT or NOT_RECORDED as in `experts`.
 
-        Raises `MissingField`, with a sentence that starts with `why`, where the order of slots is not known.
+        Raises `MissingField`, with a sentence that starts with `why`, if the order of slots is not known.
         """
         if not self.ordered:
             raise MissingField(
@@ -189,7 +189,7 @@ class RoutingTrace:
         return kept
 
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
-        """`group` says of each token which of the G it is in, or has one number for all of them."""
+        """Count choices. `group` gives each token's group among G, or one number for all of them."""
         G, width = len(groups), max(self.model.num_experts) - NOT_RECORDED
         first = (group * width - NOT_RECORDED)[:, None]  # in a row: not recorded, empty, then every expert
         found = [np.bincount((first + chosen).ravel(), minlength=G * width) for chosen in self.experts]

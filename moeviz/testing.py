@@ -9,7 +9,7 @@ WORDS = ("The", " router", " sends", " each", " token", " to", " two", " experts
 
 
 def sample_trace(layers: int = 4, tokens: int = 32, top_k: int = 2, experts: int = 8, seed: int = 0) -> RoutingTrace:
-    """A softmax top-k router with random logits, where some experts are favoured. The same seed gives the same trace.
+    """Return the trace of a softmax top-k router with random logits that favour some experts, the same for a seed.
 
     >>> sample_trace(layers=2, tokens=5).experts.shape
     (2, 5, 2)

@@ -169,7 +169,7 @@ def _takes_bytes_as_they_come(path: Path) -> bool:
 
 
 def _new_locked(part: Path, mode: int) -> BinaryIO:
-    """Create and lock a file. Another process may take it for a leftover before it is locked: then once more."""
+    """Create and lock a file; again if another process took it for a leftover before it was locked."""
     while True:
         file = open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         lock_file(file.fileno(), wait=True)

@@ -139,6 +139,7 @@ MAY_IMPORT = {
     "moeviz/serving/*": f". moeviz.metrics moeviz.parameters {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
+    "moeviz/adapters.py": "moeviz.capture.routers.router_adapters moeviz.errors moeviz.text torch",
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
     "moeviz/testing.py": INERT,
@@ -155,7 +156,7 @@ MAY_IMPORT = {
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/claims.py": "",
-    "moeviz/_lazy.py": "moeviz.text",
+    "moeviz/_lazy.py": "moeviz.text moeviz._plain_help",
     "moeviz/text.py": "",
     "moeviz/interrupted.py": "",
     "moeviz/whole_files.py": "",

@@ -125,7 +125,7 @@ def read_report(command: str, report: str) -> Outcome:
 
 
 def _run(command: list[str], over: float | None) -> int:
-    """Run a command to its end, or until a point of `monotonic`: then `TimeoutExpired`. Gives its exit code."""
+    """Run a command to its end, or until a point of `monotonic`: then `TimeoutExpired`. Returns its exit code."""
     left = None if over is None else max(over - monotonic(), 0)
     return subprocess.run(command, check=False, timeout=left).returncode
 

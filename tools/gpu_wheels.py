@@ -75,7 +75,7 @@ def needed(python: str, frozen: str = "") -> set[str]:
 
 
 def _requirements(name: str, extras: set[str]) -> Iterator[Requirement]:
-    """Yield the requirements of an installed package with these extras; none where it is not installed here."""
+    """Yield the requirements of an installed package with these extras; none if it is not installed here."""
     try:
         asked = [*map(Requirement, distribution(name).requires or [])]
     except PackageNotFoundError:

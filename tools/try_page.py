@@ -1,4 +1,4 @@
-"""Compare the model in the page `try/` of the site with Python's; measure what is downloaded, and how long it takes.
+"""Compare the model in the page `try/` of the site with Python's; measure the download and the time.
 
     python -m tools.try_page [equal | bytes | opening | cost] [--texts N]
 
@@ -6,10 +6,10 @@ equal    the sixty held-out texts in Chromium against `moeviz.trace` in float32:
          differ, weights, logits, the five likeliest next tokens; what is written by the cache; and two controls that
          must be noticed: rotary positions of theta 10010, and a tokenizer with JavaScript's own blanks
 bytes    of each file, as it is and by gzip -6
-opening  on a phone's screen, with an empty cache, at 20 and 100 Mbit/s: until the recorded example is drawn, and until
-         an own text is; and the memory of the page's process then
-cost     CPU time of all the browser's processes a token, for 52 and 256 tokens, in WebAssembly and in JavaScript; and
-         the memory of the page's process, beside that of an empty page
+opening  on a phone's screen, with an empty cache, at 20 and 100 Mbit/s: until the recorded example is drawn, and
+until a typed text is; and the memory of the page's process then
+cost     CPU time of all the browser's processes per token, for 52 and 256 tokens, in WebAssembly and in JavaScript;
+and the memory of the page's process, compared with that of an empty page
 
 "Near ties" are rows in which two of the three highest logits are less than 5e-5 apart: another order of a sum may
 choose the other one there, and nowhere else.
@@ -184,7 +184,7 @@ def _cpu() -> float:
 
 
 def _resident() -> float:
-    """MB of the largest process that draws a page."""
+    """Measure the MB of the largest process that draws a page."""
     drawing = [one for one in _browser() if "--type=renderer" in one.cmdline()]
     return max((one.memory_info().rss for one in drawing), default=0) / 1e6
 

@@ -2,9 +2,9 @@
 
     python -m tools.versions [oldest] [newest]      (make test-versions: both)
 
-Each end gets an environment of its own under build/versions/, where the capture contract and the app's tests run, those
-that need neither a GPU nor a browser. "Oldest" is the first release series that each range names, of every package
-there. The first time downloads torch twice, with all that it brings along.
+Each end gets an environment of its own under build/versions/, which runs the tests of the capture contract and of
+the app that need neither a GPU nor a browser. "Oldest" is the first release series that each range names, of every
+package there. The first time downloads torch twice, with all that it brings along.
 """
 
 import os

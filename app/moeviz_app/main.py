@@ -26,7 +26,7 @@ else:  # Streamlit's server has imported it, once
     from moeviz_app.server.asgi import app_options
 
     def stop_jobs(seconds: float) -> bool:
-        """Stop the runs that go on, where a page has begun any; see `model_service.stop`."""
+        """Stop the runs that go on, if a page has begun any; see `model_service.stop`."""
         service = sys.modules.get("moeviz_app.jobs.model_service")  # imported by the first page
         return service is None or service.stop(seconds)
 

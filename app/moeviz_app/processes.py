@@ -3,8 +3,8 @@
 One Python runs one thread at a time, so the pages of fifty visitors and the model that they all run wait for each
 other, however many cores there are. Here a first process imports what all need, listens, and forks as many others as
 are asked for, which share that memory. It looks at the head of each connection without taking it, and hands the
-connection itself to the process of its visitor; what is said on it afterwards passes nobody else. What belongs to a
-visitor (sessions, files, traces) stays in one process, and what all visitors may have together is divided evenly.
+connection itself to the process of its visitor, which alone reads it from then on. What belongs to a visitor (sessions,
+files, traces) stays in one process, and the limits of all visitors together are divided evenly.
 
 A process that ends, for whatever reason, is replaced, and so is one that no longer answers: each is asked every few
 seconds, and answers from the loop that serves its visitors. Those begin anew, and nobody else notices. A replacement
@@ -81,7 +81,7 @@ class HandedOver(socket.socket):
         self.send(SERVES)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Return the next connection and the address of its other end. Raises `BlockingIOError` while there is none."""
+        """Return the next connection and its peer's address. Raises `BlockingIOError` if no connection waits."""
         while (word_and_given := socket.recv_fds(self, 1, 1))[0] == QUESTION:
             self.send(READY if import_module("moeviz_app.server.asgi").readiness() == "ready" else BUSY)
         word, given, *_ = word_and_given
@@ -180,7 +180,7 @@ class FirstProcess:
             sys.exit(ended.code if isinstance(ended, SystemExit) else 0)
 
     def _fork_those_due(self) -> HandedOver | None:
-        """Fork what is missing. Returns only in a forked process."""
+        """Fork the missing processes. Returns only in a forked process."""
         for number, when in [*self.due.items()]:
             if time.monotonic() >= when:
                 del self.due[number]
@@ -274,7 +274,7 @@ class FirstProcess:
         self._keep_few(self.waiting[number])
 
     def _send_waiting(self, number: int) -> None:
-        """Hand over what waits for a process that answers, as far as their sockets take it; visitors take turns."""
+        """Hand over the connections for a process that answers, as far as sockets take it; visitors take turns."""
         process, waiting = self.processes[number], self.waiting[number]
         while process is not None and process.answers and waiting:
             visitor = next(iter(waiting))
@@ -288,7 +288,7 @@ class FirstProcess:
                 del waiting[visitor]
 
     def _keep_few(self, waiting: OrderedDict[str, deque[socket.socket]]) -> None:
-        """Of too many that wait, close those that have gone, or else the oldest of the visitor who has most."""
+        """Close waiting connections over the limit: those that have gone, else the oldest of the busiest visitor."""
         if sum(map(len, waiting.values())) <= MOST_SILENT:
             return
         for visitor, line in [*waiting.items()]:
@@ -302,7 +302,7 @@ class FirstProcess:
             max(waiting.values(), key=len).popleft().close()
 
     def _number_for(self, head: bytes, peer: Any) -> tuple[int, str]:
-        """Return the number of a connection's process, any if what it sent cannot be read; and whose it is."""
+        """Return the number of a connection's process, any if its head cannot be read; and its visitor."""
         if asked := OF_PROCESS.match(head):
             return int(asked[1]), ""
         absent = [number for number, process in enumerate(self.processes) if process is None]
@@ -342,7 +342,7 @@ class FirstProcess:
                 process.handing.send(QUESTION)
 
     def _hear(self, process: _Process) -> None:
-        """Read what a process sends: that it serves, an answer, or, as an end, that it ends."""
+        """Read a process's messages: that it serves, an answer, or that it ends."""
         if process.handing.fileno() < 0:  # it was replaced since the selector looked
             return
         words = b""
@@ -356,7 +356,7 @@ class FirstProcess:
             process.ready, process.asked, process.answered = words[-1:] == READY, None, time.monotonic()
 
     def _ended(self, number: int) -> None:
-        """Clear up after a process that has ended, and have another forked in its place, or end with a sentence."""
+        """Clear up after a process that has ended, and fork a replacement, or end with a sentence."""
         process = self.processes[number]
         assert process is not None
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
@@ -404,7 +404,7 @@ class FirstProcess:
 
 
 def _one_too_many(held: Mapping[socket.socket, str]) -> socket.socket:
-    """Return the oldest connection of the network that has most of these."""
+    """Return the oldest connection of the network with the most of these."""
     most = Counter(held.values()).most_common(1)[0][0]
     return next(connection for connection, network in held.items() if network == most)
 
@@ -426,7 +426,6 @@ def _report(level: int, sentence: str) -> None:
 
 
 def _scope(head: bytes, peer: Any) -> Scope:
-    """Return the head of a request, as far as it says whose it is, as ASGI would."""
     lines = (line.partition(b":") for line in head.split(b"\r\n")[1:])
     headers = [(name.strip().lower(), value.strip()) for name, colon, value in lines if colon]
     return {"type": "http", "headers": headers, "client": peer}
@@ -440,7 +439,7 @@ def main() -> None:
 
 
 def _fork_into(processes: int, words: Sequence[str]) -> None:
-    """Become the first process. Returns in each of the others, ready to serve."""
+    """Fork the others and become the first process. Returns in each of the others, ready to serve."""
     address, port = _option(words, "server.address", "localhost"), int(_option(words, "server.port", "8501"))
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
@@ -487,13 +486,13 @@ def _load_for_all() -> None:
     threads, tqdm.monitor_interval = torch.get_num_threads(), 0  # which would be a thread
     torch.set_num_threads(1)
     identity = weights_identity(EMBEDDED)  # before they are read: they may change
-    with suppress(MoevizError):  # whoever runs it is told what is wrong with it
+    with suppress(MoevizError):  # the message reaches whoever runs it
         model_cache.loaded_before_fork[EMBEDDED] = identity, load_model(EMBEDDED, check_memory=False)
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(threads))
 
 
 def _agree_on_secrets() -> None:
-    """Make up what every process has to know alike, where nobody has set it. The key of cookies is made at import."""
+    """Make up the secrets that all processes share, if nobody has set them. The key of cookies is made at import."""
     ours = settings.SETTINGS
     if ours.serve == settings.TEAM and ours.login_header is None and ours.token is None:
         settings.SETTINGS = replace(ours, token=secrets.token_urlsafe(24))
@@ -501,7 +500,6 @@ def _agree_on_secrets() -> None:
 
 
 def _option(words: Sequence[str], name: str, usual: str) -> str:
-    """The last value that these words give to an option of Streamlit's."""
     found = usual
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         if word == f"--{name}":

@@ -10,7 +10,7 @@ not `serve`; the environment counts before it:
     models = ["embedded", "/models/OLMoE", "vllm+http://gpu-1:8000"]
     max_new_tokens = 64
 
-The key of the servers that are among the models stands in the environment alone: MOEVIZ_API_KEY, or VLLM_API_KEY and
+The key of the servers that are among the models may only be in the environment: MOEVIZ_API_KEY, or VLLM_API_KEY and
 SGLANG_API_KEY.
 """
 
@@ -111,7 +111,7 @@ def _count_if_set(found: Mapping[str, str], name: str, usual: str) -> int | None
 
 
 def _read_by(read: Read) -> Any:
-    """One setting by how its text is read; what holds where it is not set, and what it means, is in `settings.toml`."""
+    """Declare a setting by how its text is read; its default and its meaning are in `settings.toml`."""
     return field(metadata={"read": read})
 
 
@@ -167,9 +167,8 @@ def _variable(name: str) -> str:
 
 
 def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None = None) -> Settings:
-    """Return the settings in these variables and, where they say nothing, in what a `moeviz.toml` holds.
-
-    `ValueError` says which one holds something else, or is unknown to the file.
+    """Return the settings in these variables and, if they are not set, in a `moeviz.toml`. Raises `ValueError` with
+    the name of a setting that is invalid, or unknown in the file.
     """
     found = _from_file(file or {}) | {name: value for name, value in environment.items() if value}
     way = WAYS.index(_way(found, "MOEVIZ_SERVE", PUBLIC))
@@ -185,7 +184,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
 
 
 def _check(settings: Settings) -> None:
-    """Raise `ValueError` for settings that no way of serving may have, or be without."""
+    """Raise `ValueError` for settings that no mode of serving may have, or lack."""
     if settings.serve == PUBLIC and settings.allow_any_model:
         raise ValueError(
             "MOEVIZ_ALLOW_ANY_MODEL is 1 where strangers are served: they would open folders of this machine. List the "
@@ -214,7 +213,7 @@ def _check(settings: Settings) -> None:
 
 
 def _why_one_process(settings: Settings) -> str:
-    """Why not more than one process can serve with these settings; empty where they can."""
+    """Explain why these settings allow only one process; empty if they allow more."""
     if sys.platform != "linux":
         return "only on Linux can a process that has imported torch be forked. Leave it out."
     if settings.serve == PRIVATE:
@@ -230,7 +229,7 @@ def process() -> int | None:
 
 
 def share_of(settings: Settings, processes: int) -> Settings:
-    """Return the settings of one of so many processes: of what all visitors may have together, its part, rounded up."""
+    """Return the settings of one of `processes` processes: its part of what all visitors share, rounded up."""
     limits = {name: getattr(settings, name) for name in OF_ALL}
     return replace(settings, **{name: -(-limit // processes) for name, limit in limits.items() if limit is not None})
 
@@ -246,7 +245,7 @@ def settings_file(folder: Path) -> dict[str, Any]:
 
 
 def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
-    """Return a file's settings as environment variables. It cannot say for whom the app is served."""
+    """Return a file's settings as environment variables. It cannot set for whom the app is served."""
     names = {_variable(row.name).removeprefix("MOEVIZ_").lower() for row in fields(Settings)} - {"serve"}
     if unknown := sorted(file.keys() - names):
         raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
@@ -260,7 +259,7 @@ def _as_text(value: Any, between: str) -> str:
 
 
 def _read_or_end() -> Settings:
-    """The settings of this process. A sentence ends it where they cannot be had: nothing may be served by others."""
+    """Return the settings of this process. If they are invalid, end it with a sentence rather than serve others."""
     try:
         return read_settings(os.environ, settings_file(Path()))
     except ValueError as error:

@@ -42,12 +42,12 @@ def _remark_above(line: str) -> str:
 
 
 def front_door() -> str:
-    """The names that `moeviz` itself has."""
+    """The names that `moeviz` itself has, and its way in for a router that it does not know."""
     import moeviz
 
     names = [name for name in moeviz.__all__ if not name.startswith("__")]
     names.sort(key=lambda name: inspect.isclass(getattr(moeviz, name)))  # what one calls comes first
-    return "\n\n".join(_named("moeviz", name) for name in names)
+    return "\n\n".join([_named("moeviz", name) for name in names] + [_named("moeviz.adapters", "register")])
 
 
 def _named(module: str, name: str) -> str:

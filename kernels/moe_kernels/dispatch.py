@@ -25,7 +25,7 @@ def _write_experts(start_ptr, count_ptr, end_ptr, count, lane, E: tl.constexpr, 
 
 @triton.jit
 def _sorted_block(expert_ptr, base, N, BLOCK: tl.constexpr):
-    """Assignments base to base + BLOCK by (expert, place): experts, places in the block, and which are real."""
+    """Sort assignments base to base + BLOCK by (expert, place): experts, places in the block, and which are real."""
     place = tl.arange(0, BLOCK)
     expert = tl.load(expert_ptr + base + place, mask=base + place < N, other=NOBODY).to(tl.int32)
     key = tl.sort((expert << 16) | place)  # all keys differ, so the order is total, and stable
@@ -34,7 +34,6 @@ def _sorted_block(expert_ptr, base, N, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["N"])
 def _count_kernel(expert_ptr, part_ptr, N, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr):
-    """Counts of one block, to part (B, E)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     lane = tl.arange(0, BLOCK_E)
     expert = tl.load(expert_ptr + at, mask=at < N, other=0).to(tl.int32)
@@ -47,7 +46,7 @@ def _scan_kernel(
     part_ptr, start_ptr, count_ptr, end_ptr, B,
     E: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """One program: part (B, E) becomes, in place, the assignments of each expert in the blocks before."""
+    """Turn part (B, E), in place and in one program, into the assignments of each expert in the blocks before."""
     lane = tl.arange(0, BLOCK_E)
     so_far = tl.zeros([BLOCK_E], dtype=tl.int32)
     for first in range(0, B, ROWS):
@@ -65,7 +64,7 @@ def _scatter_kernel(
     expert_ptr, part_ptr, start_ptr, order_ptr, place_ptr, N,
     E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """One block to its sorted rows: behind the expert's start, the blocks before, and the block's own order."""
+    """Write one block to its sorted rows: behind the expert's start, the blocks before, and the block's own order."""
     base = tl.program_id(0) * BLOCK
     lane = tl.arange(0, BLOCK_E)
     expert, place, real = _sorted_block(expert_ptr, base, N, BLOCK)
@@ -84,7 +83,7 @@ def _sort_kernel(
     expert_ptr, start_ptr, count_ptr, end_ptr, order_ptr, place_ptr, N,
     E: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    """All of it in one program: for decoding, where launches are what costs."""
+    """Sort in one program: for decoding, where launches dominate the cost."""
     lane, row = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK)
     expert, place, real = _sorted_block(expert_ptr, 0, N, BLOCK)
     counts = tl.histogram(tl.where(real, expert, 0), BLOCK_E, mask=real)

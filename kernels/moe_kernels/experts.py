@@ -19,7 +19,7 @@ NO_TILE = tl.constexpr(0x7FFFFFFF)
 
 @triton.jit
 def _find_tile(tile, end_ptr, start_ptr, count_ptr, E: tl.constexpr, BLOCK_E: tl.constexpr, BM: tl.constexpr):
-    """Number of a tile -> its expert (E if the tile does not exist), its sorted rows, and which of them exist."""
+    """Map the number of a tile to its expert (E if the tile does not exist), its sorted rows, and which exist."""
     lane = tl.arange(0, BLOCK_E)
     ends = tl.load(end_ptr + lane, mask=lane < E, other=NO_TILE)
     expert = tl.sum((ends <= tile).to(tl.int32), axis=0)
@@ -32,7 +32,7 @@ def _find_tile(tile, end_ptr, start_ptr, count_ptr, E: tl.constexpr, BLOCK_E: tl
 
 @triton.jit
 def _product(a, b, total, IN_FLOAT32: tl.constexpr):
-    """total + a @ b. The interpreter has no bfloat16 arithmetic; IN_FLOAT32 is for it."""
+    """Return total + a @ b. The interpreter has no bfloat16 arithmetic; IN_FLOAT32 is for it."""
     if IN_FLOAT32:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), total, input_precision="ieee")
     return tl.dot(a, b, total, input_precision="ieee")

@@ -65,7 +65,7 @@ def _scores_and_rank(logits: Tensor, gating: Gating, bias: Tensor | None) -> tup
 
 
 def _keep_groups(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Tensor:
-    """Which experts are in one of the groups kept, (T, E) bool."""
+    """Mark the experts in one of the groups kept, (T, E) bool."""
     if gating.groups == 1:
         return torch.ones_like(rank, dtype=torch.bool)
     grouped = _plain_zero(rank).unflatten(1, (gating.groups, gating.group_size)).sort(dim=-1, descending=True).values
@@ -79,7 +79,7 @@ def _keep_groups(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Te
 
 
 def _rank_experts(rank: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """All experts, candidates first and each part by rank, ties by id; and how many candidates there are."""
+    """Order all experts, candidates first and each part by rank, ties by id; and count the candidates."""
     order = _plain_zero(rank).sort(dim=-1, descending=True, stable=True).indices
     first = kept.gather(1, order).int().sort(dim=-1, descending=True, stable=True).indices
     return order.gather(1, first), kept.sum(dim=1)

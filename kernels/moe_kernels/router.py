@@ -106,7 +106,7 @@ SOFTMAX, SIGMOID = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "si
 
 @triton.jit
 def _score(x, top, total, SCORE: tl.constexpr):
-    """Scores of logits; top and total are a softmax's maximum and sum."""
+    """Compute scores of logits; top and total are a softmax's maximum and sum."""
     if SCORE == SOFTMAX:
         return tl.exp(x - top) / total
     if SCORE == SIGMOID:
@@ -122,7 +122,7 @@ def _weigh(
     picked, top, total, in_k, scale, added, floor,
     SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
 ):  # fmt: skip
-    """Weights (M, BLOCK_K) of the chosen experts' logits."""
+    """Compute the weights (M, BLOCK_K) of the chosen experts' logits."""
     if OVER_WINNERS:  # softmax over the winners is the renormalised softmax over all, for K exponentials instead of E
         masked = tl.where(in_k, picked, float("-inf"))
         weights = tl.where(in_k, tl.exp(picked - tl.max(masked, axis=1)[:, None]), 0.0)
@@ -135,14 +135,14 @@ def _weigh(
 
 @triton.jit
 def _load(row_ptr, bias_ptr, expert, live, in_e, HAS_BIAS: tl.constexpr):
-    """Logits and selection bias of experts."""
+    """Load logits and selection bias of experts."""
     x = tl.load(row_ptr + expert, mask=live & in_e, other=float("-inf")).to(tl.float32)
     return x, tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
 
 
 @triton.jit
 def _rank(x, bias, in_e, top, total, SCORE: tl.constexpr, RANKS_LOGITS: tl.constexpr):
-    """Integer keys of the order in which experts are chosen."""
+    """Make integer keys of the order in which experts are chosen."""
     rank = x if RANKS_LOGITS else _score(x, top, total, SCORE) + bias
     return tl.where(in_e, order_key(rank), ABSENT)
 
@@ -155,7 +155,7 @@ def _decide(
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Experts and weights (M, BLOCK_K) of the chosen."""
+    """Choose experts and their weights, (M, BLOCK_K)."""
     lane = tl.arange(0, BLOCK_G * BLOCK_S)[None, :]
     expert = lane // BLOCK_S * SIZE + lane % BLOCK_S
     in_e = (lane // BLOCK_S < GROUPS) & (lane % BLOCK_S < SIZE)
@@ -225,8 +225,8 @@ def route(
     `logits` (T, E) are float32, bfloat16 or float16, with experts next to each other in memory; `bias` (E,) is added
     for selection only. Ids follow the tie rule of `Gating`, and are distinct and in range whatever a row holds, NaN
     and infinities included. `record` receives the same decision, from its cursor on (see `Record`). `block_m` tokens
-    go to a program; by default the table in `tiles.py` says how many. (In Triton's interpreter, where the tests run
-    without a GPU, a program costs the same whatever its size, so they ask for large ones.)
+    go to a program; by default as in the table in `tiles.py`. (In Triton's interpreter, which runs the tests without a
+    GPU, a program costs the same whatever its size, so they ask for large ones.)
     """
     tokens, experts = logits.shape
     if experts != gating.experts or logits.stride(1) != 1:

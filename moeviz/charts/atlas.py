@@ -98,7 +98,7 @@ def _cells() -> alt.Chart:
 
 
 def _gaps(layers: int, x: alt.X, down: alt.Scale) -> list[alt.Chart]:
-    """Lines in the page's colour between kinds of text, and between layers where they are few."""
+    """Draw lines in the page's colour between kinds of text, and between layers if there are few."""
     between = alt.Chart(alt.NamedData(KINDS)).transform_filter(f"datum.start > 0 && {WIDE} >= {LEAST_GAP}")
     line = {"color": alt.ExprRef("paper"), "tooltip": None}
     gaps = [between.mark_rule(strokeWidth=2, **line).encode(x=x, y=alt.YValue(0), y2=alt.Y2Value("height"))]
@@ -109,7 +109,7 @@ def _gaps(layers: int, x: alt.X, down: alt.Scale) -> list[alt.Chart]:
 
 
 def _kinds(x: alt.X, across: alt.Scale) -> list[alt.Chart]:
-    """Under each kind's columns a bar in its colour, and its name: in lines, or upright."""
+    """Draw a bar in each kind's colour under its columns, and its name: on lines, or upright."""
     rows = alt.Chart(alt.NamedData(KINDS))
     bar = (
         rows.transform_filter(f"{WIDE} >= {LEAST_GAP}")
@@ -144,7 +144,6 @@ def _names(down: alt.Scale) -> alt.Chart:
 
 
 def _frame(down: alt.Scale) -> alt.Chart:
-    """A frame around the hot layer."""
     row = "max(hot, 0)"
     mark = alt.Chart(alt.InlineData(values=[{}])).mark_rect(fill=None, stroke=theme.ACCENT, strokeWidth=2.5)
     return mark.encode(

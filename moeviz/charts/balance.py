@@ -69,7 +69,6 @@ def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
 
 
 def _in_cell(times: float) -> str:
-    """Return one digit, or enough to distinguish it from 0."""
     return f"{times:.1f}" if times >= 0.095 else times_said(times)
 
 

@@ -65,9 +65,9 @@ class Chart:
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
 
     def caption(self, frame: pd.DataFrame, tokens: int | None = None) -> str | None:
-        """Say what stands out in these numbers, in one sentence of at most 25 words; None if nothing does.
+        """Return what stands out in these numbers, in one sentence of at most 25 words; None if nothing does.
 
-        `tokens`: the number that the figures are of, if known; for fewer than a handful there is no caption.
+        `tokens`: the number that the figures are of, if known; fewer than a handful have no caption.
 
         It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
         for HTML or Markdown. If chance is known, it must explain the finding, among all that is drawn, at most once
@@ -89,7 +89,7 @@ class Chart:
 
 
 def _with_words(draw: Callable[..., Any], say: Say) -> Callable[..., Any]:
-    """Make a drawing function whose titles are as `say` says them, under the same key."""
+    """Make a drawing function whose titles go through `say`, under the same key."""
 
     @wraps(draw)
     def drawn(*frames: pd.DataFrame, **options: Any) -> Any:
@@ -127,7 +127,7 @@ def _reworded(name: str, value: Any, say: Say) -> Any:
 
 
 def _title_of_field(part: alt.SchemaBase, say: Say) -> str | None:
-    """Title a channel that has none, so that not the name of its field stands there; None if that may stand."""
+    """Title a channel that has none, to hide the name of its field; None if that name may be shown."""
     field = FIELD.fullmatch(str(part._kwds.get("shorthand", "")))
     if field is None or _titled(part) or any(_titled(part._kwds.get(own)) for own in ("axis", "legend")):
         return None

@@ -37,7 +37,7 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _choose_experts(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
-    """The experts that a heat map has room for, from the commonest pairs on, and what to say of the others."""
+    """Return the experts that fit into a heat map, from the commonest pairs on, and a note on the others."""
     every = frame["expert"].unique()
     if len(every) <= MAX_EXPERTS:
         return sorted(int(expert) for expert in every), []
@@ -79,7 +79,7 @@ def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _pairs_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each pair once, with its co-activation in both directions; those above chance only, furthest above first."""
+    """Return each pair once, with co-activation in both directions; only those above chance, furthest first."""
     turned = frame[["expert", "partner", "co_activation"]].set_axis(["partner", "expert", "of_partner"], axis=1)
     once = frame[(frame["expert"] < frame["partner"]) & (frame["lift"] > 1)].merge(turned, on=["expert", "partner"])
     most = np.argsort((once["chance_tokens"] - once["tokens"]).to_numpy(), kind="stable")[:MAX_PAIRS]

@@ -28,7 +28,7 @@ def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> list[alt.Chart]:
-    """A line for the middle 80% of tokens, a bar for the middle half and a tick for the median, per layer."""
+    """Draw a line for the middle 80% of tokens, a bar for the middle half and a tick for the median, per layer."""
     quantiles = theme.figures(".3f", q10="10%", q25="25%", q50="median", q75="75%", q90="90%")
     tooltip = [*theme.tooltip(layer="d"), *means, *quantiles]
     base = alt.Chart(frame).encode(x=theme.layer_axis(), tooltip=tooltip)

@@ -39,7 +39,7 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _columns(frame: pd.DataFrame) -> pd.Series:
-    """A name for each level, with what a uniform load needs if that is the same for all layers."""
+    """Name each level, with what a uniform load needs if that is the same for all layers."""
     names = (100 * frame["level"]).round().astype("int").astype("str") + " %"
     same = frame["num_experts"].nunique() == 1
     return names + "|uniform " + frame["even"].astype("str") if same else names

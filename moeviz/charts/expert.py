@@ -47,7 +47,7 @@ def expert_company_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChar
 
 
 def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
-    """The cells, their numbers where they fit, and the frame around one."""
+    """Draw the cells, their numbers if they fit, and the frame around one."""
     base = _places(theme.compact(frame))
     there = base.transform_filter("isValid(datum.times)")
     chosen = alt.selection_point(name=CELL, fields=["layer", "expert"], on="click", empty=False)

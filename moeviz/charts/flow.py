@@ -46,7 +46,7 @@ def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _choose_steps(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The steps of the layers that there is room for, small experts merged, and what to say about it."""
+    """Return the steps of the layers that fit, small experts merged, and a note on what was merged."""
     layers = np.unique(frame[["from_layer", "to_layer"]])
     steps, notes = frame[frame["to_layer"].isin(layers[:MAX_LAYERS])], []
     if len(layers) > MAX_LAYERS:
@@ -64,14 +64,14 @@ def _ends(steps: pd.DataFrame, side: str) -> tuple[pd.Series, pd.Series]:
 
 
 def _loads(steps: pd.DataFrame) -> pd.Series:
-    """Tokens of each layer's experts: those that come or those that go on, whichever are more."""
+    """Sum the tokens of each layer's experts: those that come or those that go on, whichever are more."""
     ends = [steps.groupby([f"{side}_layer", f"{side}_expert"])["tokens"].sum() for side in ("from", "to")]
     loads = pd.concat([end.rename_axis(["layer", "expert"]) for end in ends])
     return loads.groupby(level=["layer", "expert"]).max()
 
 
 def _busy_experts(steps: pd.DataFrame) -> set[tuple[int, int]]:
-    """Layer and id of every expert that has a band of its own."""
+    """List the layer and id of every expert that has a band of its own."""
     busy = set()
     for _, loads in _loads(steps).groupby(level="layer"):
         room = len(loads) if len(loads) <= MAX_EXPERTS else MAX_EXPERTS - 1
@@ -80,7 +80,7 @@ def _busy_experts(steps: pd.DataFrame) -> set[tuple[int, int]]:
 
 
 def _merge_small(steps: pd.DataFrame, named: dict[str, list[bool]]) -> pd.DataFrame:
-    """The steps with one band, REST, for the experts that are not named, and shares and lift to suit."""
+    """Return the steps with one band, REST, for the experts without a name, and shares and lift to match."""
     ids = {f"{side}_expert": _ends(steps, side)[1].where(kept, REST) for side, kept in named.items()}
     keys = ["from_layer", "to_layer", "from_expert", "to_expert"]
     merged = steps.assign(**ids).groupby(keys, as_index=False)["tokens"].sum()
@@ -94,7 +94,7 @@ def _merge_small(steps: pd.DataFrame, named: dict[str, list[bool]]) -> pd.DataFr
 
 
 def _bands(steps: pd.DataFrame) -> pd.DataFrame:
-    """A band for each expert of each layer, from the lowest id down. Heights in shares of the picture's."""
+    """Place a band for each expert of each layer, from the lowest id down. Heights are shares of the picture's."""
     bands = _loads(steps).reset_index()
     whole = max(bands.groupby("layer")["tokens"].sum().max(), 1) if len(bands) else 1
     height = bands["tokens"] / whole * (1 - GAPS)
@@ -109,7 +109,7 @@ def _bands(steps: pd.DataFrame) -> pd.DataFrame:
 
 
 def _colours(bands: pd.DataFrame) -> pd.Series:
-    """By id where every expert has a colour; else the busiest of each layer have one, and the others are grey."""
+    """Colour by id if every expert has a colour; otherwise colour the busiest of each layer, and the others grey."""
     colours = pd.Series(theme.OTHER, index=bands.index, dtype="str")
     named = bands[bands["expert"] != REST]
     few = bands["expert"].max() < len(theme.EXPERT_COLOURS)
@@ -139,7 +139,7 @@ def _ribbons(steps: pd.DataFrame, bands: pd.DataFrame, layers: list[int]) -> tup
 
 
 def _areas(ribbons: pd.DataFrame, x: alt.X) -> alt.Chart:
-    """One row a ribbon; the browser makes its points. Those with more tokens than by chance are stronger."""
+    """Draw one row per ribbon; the browser makes its points. Those with more tokens than by chance are stronger."""
     columns = ["ribbon", "from_layer", "to_layer", "from_name", "to_name", "tokens", "share", "chance", "lift"]
     places = ["left", "from_y", "to_y", "height", "colour"]
     ease = "datum.step * datum.step * (3 - 2 * datum.step)"
@@ -177,7 +177,7 @@ def _height(field: str) -> alt.Y:
 
 
 def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
-    """A band an expert, as wide as the page lets it, and its id where the band has room for it."""
+    """Draw a band per expert, as wide as the page allows, with its id if the band is large enough."""
     layers = max(bands["layer"].nunique(), 1)
     columns = ["layer", "expert", "name", "tokens", "share", "top", "bottom", "middle", "colour", "x"]
     base = alt.Chart(bands[columns]).encode(

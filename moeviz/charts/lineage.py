@@ -66,7 +66,6 @@ def _colour(frame: pd.DataFrame) -> alt.Color:
 
 
 def _in_order(names: pd.Series) -> list[str]:
-    """Numbers as numbers, then words."""
     return sorted(set(names), key=lambda name: (name in WORDS, int(name) if name not in WORDS else WORDS.index(name)))
 
 

@@ -41,7 +41,7 @@ def repeated_any_choice(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
-    """A bar per layer with both chances, and grey bars of published layers where the frame has them."""
+    """Draw a bar per layer with both chances, and grey bars of published layers if the frame has them."""
     place = frame["layer"].astype("str")
     frame = frame.assign(place=place.where(frame["routing"] == THIS_TRACE, PUBLISHED + place))
     own, published = (frame[frame["routing"] == routing] for routing in (THIS_TRACE, MIXTRAL))
@@ -72,7 +72,7 @@ def _bar(base: alt.Chart, title: str, legend: bool) -> alt.Chart:
 
 
 def _uniform(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
-    """A dashed line over the whole band of each layer, since layers may differ in their number of experts."""
+    """Draw a dashed line over the whole band of each layer, since layers may differ in their number of experts."""
     line = alt.Chart(frame).mark_rule(color=theme.CHANCE, strokeDash=list(theme.DASH), strokeWidth=2)
     return line.encode(x=x.bandPosition(0), x2=alt.X2("place", bandPosition=1), y="uniform_chance:Q")
 

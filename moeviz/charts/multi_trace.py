@@ -67,7 +67,7 @@ def _lines(
     scale: Any = alt.Undefined,
     under: Sequence[alt.Chart] = (),
 ) -> alt.LayerChart:
-    """A line per trace, and dashed in the same colour what chance gives it, if known; `under` these, other marks."""
+    """Draw a line per trace, with its chance level dashed in the same colour, if known; `under` these, other marks."""
     names = list(frame["trace"].unique())
     colour = theme.colour("trace", names, _repeated(COLOURS, names))
     shape = theme.named(alt.Shape, "trace", names, _repeated(SHAPES, names))
@@ -84,7 +84,6 @@ def _lines(
 
 
 def _depth() -> alt.X:
-    """Depth from left to right: models of any number of layers stand above each other."""
     words = "datum.value == 0 ? 'first layer' : datum.value == 1 ? 'last layer' : ''"
     axis = alt.Axis(values=[0, 0.25, 0.5, 0.75, 1], labelExpr=words)
     scale = alt.Scale(domain=[-FURTHEST, 1 + FURTHEST], nice=False)

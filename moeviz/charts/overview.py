@@ -57,7 +57,7 @@ def first_choice_overview(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _colours(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list[str], str]:
-    """The place of each cell's colour (0 = no expert, so none), names and colours from 1 on, and the legend's title."""
+    """Return the index of each cell's colour (0 = no expert), names and colours from 1 on, and the legend's title."""
     place, domain, colours, title = _colours_of_experts(frame)
     missing = frame["expert"] == NOT_RECORDED
     if missing.any():
@@ -77,7 +77,7 @@ def _colours_of_experts(frame: pd.DataFrame) -> tuple[pd.Series, list[str], list
 
 
 def _rows(layers: np.ndarray, domain: list[str], colours: list[str], title: str) -> alt.Chart:
-    """Marks that nobody sees: they give the image its axis of layers, and its legend."""
+    """Draw invisible marks that give the image its axis of layers, and its legend."""
     rows = pd.DataFrame({"layer": layers, "colour": domain[0]})
     colour = theme.colour("colour", domain, colours, **squares(title, domain))
     return alt.Chart(rows).mark_rect(opacity=0, tooltip=None).encode(y=theme.layer_rows(), color=colour)
@@ -90,7 +90,7 @@ def squares(title: str, names: Iterable[str]) -> dict[str, Any]:
 
 
 def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
-    """Transparent columns to point at, and the brush."""
+    """Draw transparent columns to point at, and the brush."""
     stretches = frame.drop_duplicates("token")
     texts, several = stretches["text"].tolist(), -(-len(stretches) // HOVERED)
     first = stretches["token"].to_numpy()[::several]

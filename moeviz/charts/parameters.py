@@ -64,7 +64,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
 def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Parameters touched as the text goes on. Columns: those of `touched_growth`.
 
-    Of a text of more than MAX_STEPS tokens, only the tokens that touched something new are drawn, or, if these are
+    For a text of more than MAX_STEPS tokens, only the tokens that touched something new are drawn, or, if these are
     still more, MAX_STEPS of all tokens, evenly spaced on the logarithmic axis; the first and the last always.
     """
     lines = _steps(frame).rename(columns=LINES).melt("tokens", list(LINES.values()), "line", "parameters")

@@ -81,7 +81,7 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _fetched(drawn: pd.DataFrame) -> alt.Chart:
-    """Draw an axis in bytes on the right for the same heights, and no mark that is seen."""
+    """Draw an axis in bytes on the right for the same heights, with invisible marks."""
     missed = drawn[drawn["rate"] < 1]
     most = float((missed["gigabytes_a_token"] / (1 - missed["rate"])).max()) * GIGABYTE if len(missed) else GIGABYTE
     unit, size = byte_unit(most)
@@ -148,7 +148,7 @@ def _named_lines(frame: pd.DataFrame, field: str, lines: Lines) -> tuple[pd.Data
 
 
 def _means(frame: pd.DataFrame, over: str, lines: Lines) -> pd.DataFrame:
-    """The mean over layers, with the lowest and the highest layer."""
+    """Compute the mean over layers, with the lowest and the highest layer."""
     long = frame.melt(["layer", over], list(lines), "kind", "value")
     found = long.groupby(["kind", over], sort=False)["value"].agg(mean="mean", lowest="min", highest="max")
     return found.reset_index()

@@ -111,7 +111,7 @@ def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each pair in both directions. First each label with itself, which also puts both axes in the same order."""
+    """Return each pair in both directions. First each label with itself, which also orders both axes alike."""
     frame = frame.assign(label=frame["label"].map(visible), other=frame["other"].map(visible))
     labels = pd.Series(pd.concat([frame["label"], frame["other"]]).unique(), dtype="str")
     itself = pd.DataFrame({"label": labels, "other": labels, "divergence": 0.0, "shuffled": np.nan})

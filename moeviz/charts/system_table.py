@@ -26,7 +26,7 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """A bar per trace, divided into its experts."""
+    """Draw a bar per trace, divided into its experts."""
     ranked = frame.sort_values(["share"], ascending=False, kind="stable")
     rank = ranked.groupby("trace", sort=False).cumcount()
     ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
@@ -51,7 +51,6 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
 
 
 def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
-    """A box per expert, side by side: all of them hollow, and as many filled from the left as an input goes to."""
     place = frame.groupby("trace", sort=False).cumcount()
     share = np.clip(frame["used"] - place, 0, 1)
     ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}

@@ -31,7 +31,7 @@ from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import SPECIAL_TOKEN, visible, whole_characters
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
-BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
+BROUGHT = alt.NamedData("cells")  # the rows, if a page brings them itself
 MOVED = alt.NamedData("moved")  # and places whose first choice is another one than before: token and layer
 LINES = "lines"  # of the text
 BEGINNINGS = "beginnings"  # of generated tokens, and of the next of several texts
@@ -102,7 +102,6 @@ def _facts(
 
 
 def _lines(texts: list[str], sequence: Int[np.ndarray, " T"]) -> list[dict[str, Any]]:
-    """The lines of the text, as far as a picture can show them: each ends with a token that breaks the line."""
     last = np.array(["\n" in text for text in texts])
     last[-1] = True
     last[:-1] |= np.diff(sequence) != 0
@@ -117,7 +116,7 @@ def _lines(texts: list[str], sequence: Int[np.ndarray, " T"]) -> list[dict[str, 
 
 
 def _colours(frame: pd.DataFrame, at: Int[np.ndarray, " rows"], ordered: bool) -> list[list[str]]:
-    """Colours of each layer's experts: where there are many, for those that are most often a first choice."""
+    """Colour each layer's experts; if they are many, those that are most often a first choice."""
     expert, counts = frame["expert"].to_numpy(), frame["num_experts"].to_numpy()
     counted = (frame["slot"] == 0).to_numpy() if ordered else np.ones(len(frame), bool)
     rows = [at == place for place in range(at.max() + 1)]
@@ -218,7 +217,7 @@ def _map_of_kind(layers: int, slots: int, ordered: bool, lined: bool, with_ids: 
 
 
 def _parts_that_fit(facts: MapFacts) -> tuple[bool, bool]:
-    """Return whether lines of the text stand under the cells, and whether ids may fit into these."""
+    """Return whether lines of the text fit under the cells, and ids into them."""
     tokens = len(facts.names)
     wide = tokens * marks.ID <= marks.WIDEST
     return marks.has_lines(tokens), wide and marks.row_height(len(facts.layers)) >= marks.ID_HEIGHT
@@ -266,7 +265,7 @@ def _layered(
 
 
 def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
-    """The choice, what the marks know of the trace, and the pixels of one cell."""
+    """Return the selection, the parameters of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "#ffffff"}
     size = {  # width and height are 0 where the map is one of several pictures
@@ -280,14 +279,14 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
 
 
 def _known(facts: MapFacts) -> dict[str, Any]:
-    """Collect what the marks know of the trace, by the params that bring it."""
+    """Collect the parameters that tell the marks about the trace."""
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     return {"tokens": len(facts.names)} | known
 
 
 def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:
-    """Each choice from `top` to `bottom`, in its colour: the parts of a cell lie on each other, and leave it a gap."""
+    """Draw each choice from `top` to `bottom`, in its colour: the parts of a cell are stacked with a gap."""
     of_expert = f"colours[datum.layer][datum.expert] || '{theme.OTHER}'"
     inside = "(down > 8 ? 1 - 1 / down : 1)"
     return (
@@ -312,7 +311,6 @@ def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:
 
 
 def _stripes(cells: alt.Chart, tips: list[alt.Tooltip]) -> alt.Chart:
-    """The parts themselves, with a pixel between columns that are wide enough."""
     if tips:
         which = f"datum.expert < 0 ? '{theme.NOT_RECORDED}' : datum.expert"
         cells = cells.transform_calculate(at="layers[datum.layer]", which=which)
@@ -340,7 +338,7 @@ def _legend(facts: MapFacts, missing: bool) -> alt.Chart:
 
 
 def _named_colours(facts: MapFacts) -> tuple[str, dict[str, str]]:
-    """The legend's title and its colours; none where a colour means another thing from layer to layer."""
+    """Return the legend's title and its colours; none if a colour's meaning differs between layers."""
     many = [len(row) > len(theme.EXPERT_COLOURS) for row in facts.colours]
     if all(many):
         ranks = {str(place): colour for place, colour in enumerate(theme.EXPERT_COLOURS[: theme.FOCUS], start=1)}

@@ -181,7 +181,7 @@ def _token_axis(lined: bool) -> alt.Axis:
 
 
 def _layer_axis(layers: int) -> alt.Axis:
-    """The model's own index of each layer, or of some where rows are thin, and of the chosen one always."""
+    """Label layers with the model's own index: all, or some if rows are thin, and always the chosen one."""
     place, every = "floor(datum.value)", "ceil(13 / down)"
     seen = f"{place} == layer || {place} % {every} == 0 && (layer < 0 || abs({place} - layer) >= {every})"
     return _axis(
@@ -217,7 +217,7 @@ def cell_images(frame: pd.DataFrame, colours: Sequence[Sequence[str]], row: int)
 
 
 def _dense(frame: pd.DataFrame) -> tuple[Int[np.ndarray, "L T K"], Float[np.ndarray, "L T K"]]:
-    """Experts and their parts of a cell, in the order from top to bottom. Nothing is 0 high."""
+    """List experts and their parts of a cell from top to bottom. Nothing is 0 high."""
     if not frame["ordered"].all():
         frame = frame.sort_values(["token", "layer", "expert"])
         frame = frame.assign(slot=frame.groupby(["token", "layer"]).cumcount())

@@ -199,7 +199,7 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
 
 
 def _lanes(alarms: pd.DataFrame, thick: float) -> Iterator[alt.Chart]:
-    """The bars of each kind of alarm, side by side within the row of their layer, `thick` pixels each."""
+    """Draw the bars of each kind of alarm, side by side within the row of their layer, `thick` pixels each."""
     columns = ["layer", "after", axis_of(alarms), "what", "alarm", "says"]
     bars = alt.Chart(alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[columns])
     names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
@@ -365,12 +365,12 @@ def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
-    """Few logs are dots too: a single one would not be a line."""
+    """Draw few logs as dots too: a single one would not be a line."""
     return POINTS if len(frame) <= 24 else False
 
 
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
-    # Below, in a column: on a phone there is no space next to the legend of the runs.
+    # Below, in a column: a phone has no space next to the legend of the runs.
     look = {"orient": "bottom", "direction": "vertical", "symbolType": "stroke", "labelLimit": 300}
     return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED[: len(names)], **look)
 

@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
 
 
 def _names(model: "ModelInfo") -> "pd.DataFrame | None":
-    """Return names of the experts of one of our own models, from the held-out texts that ship; None for any other."""
+    """Name the experts of one of our own models, from the held-out texts that ship; None for any other."""
     from moeviz.embedded.recorded_routing import ROUTING, reference_routing
     from moeviz.metrics.expert_names import expert_names
 

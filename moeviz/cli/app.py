@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from moeviz.cli.options import add_import_options, number, open_file
+from moeviz.cli.options import add_adapter, add_import_options, number, open_file, run_adapters
 from moeviz.cli.output import note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
@@ -47,6 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
     ways.add_argument("--public", action="store_true")
     parser.add_argument("--behind", action="append", default=[], metavar="HOST")
     parser.add_argument("--login-header", metavar="NAME")
+    add_adapter(parser)
     add_import_options(parser)
 
 
@@ -54,6 +55,9 @@ def run(args: Namespace) -> int:
     way = "team" if args.team else "public" if args.public else None
     if args.no_token:
         os.environ[ASK_TOKEN] = "0"
+    if args.adapter and (way or os.environ.get(WAY) or PRIVATE) != PRIVATE:
+        raise MoevizError("An adapter is code, and runs only in an app of your own. Leave out --adapter.")
+    run_adapters(args)
     serve_app(
         args.port,
         args.extra,
@@ -78,17 +82,17 @@ def serve_app(
     behind: Sequence[str] = (),
     login_header: str | None = None,
 ) -> None:
-    """Serve the app until somebody stops it, and open it in a browser; with files, or models, to begin with.
+    """Serve the app until it is stopped, and open it in a browser, with these files or models.
 
     `read` reads a file; default: `moeviz.formats.exports.open_path`. `way` says for whom: "private" is this machine
-    alone, "team" a group, "public" strangers; None is what the variable MOEVIZ_SERVE says, and private without it.
-    `behind` are the names by which browsers reach it, `login_header` is the header in which a proxy says who has logged
-    in. `options` are Streamlit's. Serves in this process, so that whoever stops it stops the server, and from the
-    folder that it is in, so that relative paths typed on a page mean what they say. Streamlit reads the app's settings
-    beside its `main.py`.
+    only, "team" a group, "public" strangers; None reads the variable MOEVIZ_SERVE, and is private without it.
+    `behind` are the names by which browsers reach it, `login_header` is the header in which a proxy names the user
+    who has logged in. `options` are Streamlit's. Serves in this process, so that stopping it stops the server, and
+    from the current folder, so that relative paths typed on a page work. Streamlit reads the app's settings next to
+    its `main.py`.
 
-    Raises `MoevizError` where Streamlit is missing, where an option would let others in while it is private, and for
-    more than eight files; and before anything is served what `read` raises.
+    Raises `MoevizError` if Streamlit is missing, if an option would let others in while it is private, and for more
+    than eight files; and what `read` raises, before anything is served.
     """
     check_streamlit()
     give_home()
@@ -165,7 +169,7 @@ def _is_model(file: str) -> bool:
 
 
 def _model_on_offer(file: str) -> str:
-    """Return a model as the app's setting names it. Raises `MoevizError` for one that is not opened."""
+    """Return a model as the app's setting names it. Raises `MoevizError` if it cannot be opened."""
     place = str(Path(file).resolve()) if Path(file).exists() else file
     if "," in place:
         raise MoevizError(f"The path {quoted(place)} has a comma in it, and commas separate models. Rename the file.")
@@ -182,7 +186,7 @@ def check_streamlit() -> None:
 
 
 def check_address(way: str, options: Sequence[str]) -> None:
-    """Raise `MoevizError` where one of Streamlit's options opens to other machines what is for this one alone."""
+    """Raise `MoevizError` if one of Streamlit's options opens a private app to other machines."""
     given = [option.partition("=")[2] for option in options if option.startswith("--server.address=")]
     if way == PRIVATE and given and given[-1] not in ("localhost", "127.0.0.1", "::1"):
         raise MoevizError(
@@ -193,7 +197,7 @@ def check_address(way: str, options: Sequence[str]) -> None:
 
 
 def main_script() -> Path:
-    """Return the main file of the app: in `moeviz_app` beside moeviz where it is installed, in `app/` in a checkout."""
+    """Return the main file of the app: in `moeviz_app` next to moeviz if it is installed, in `app/` in a checkout."""
     home = Path(__file__).parents[2]
     installed = home / "moeviz_app" / "main.py"
     return installed if installed.exists() else home / "app" / "moeviz_app" / "main.py"
@@ -214,7 +218,7 @@ def open_browser(port: int) -> None:
 
 
 def own_address(port: int) -> str:
-    """Return the address by which this user's browsers open their own app: with the token, where it asks for one."""
+    """Return the address by which this user's browsers open their own app, with the token if it asks for one."""
     token = asked_token()
     return f"http://localhost:{port}" + (f"/?access={quote(token)}" if token else "")
 

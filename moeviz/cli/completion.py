@@ -29,7 +29,6 @@ def run(args: Namespace) -> int:
 
 
 def _actions(parser: ArgumentParser) -> Iterator[Action]:
-    """Yield the arguments of a parser and of its commands."""
     for action in parser._actions:
         yield action
         if isinstance(action, _SubParsersAction):

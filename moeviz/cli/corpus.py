@@ -147,7 +147,7 @@ def trace_to_dataset(args: Namespace) -> str:
 
 
 def _cluster(args: Namespace) -> "Cluster | None":
-    """The cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
+    """Return the cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
     if args.ray is None:
         for option in RAY_OPTIONS:
             if getattr(args, option) is not None:
@@ -163,6 +163,8 @@ def _cluster(args: Namespace) -> "Cluster | None":
 def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wanted") -> "Dataset":
     from moeviz.corpus.on_ray import write_corpus_on_ray
 
+    if args.adapter:
+        raise MoevizError("Each actor of Ray opens the model, and runs no adapter. Leave out --ray.")
     note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
     how = {"resume": args.resume, "progress": _progress, "cluster": cluster, "backend": args.backend}
     return write_corpus_on_ray(args.model, args.files, folder, wanted, **how, **loading(args))
@@ -300,7 +302,7 @@ def report(trace: "RoutingTrace", layer: int | None) -> str:
 
 
 def _routing(trace: "RoutingTrace") -> str:
-    """Shares of each label by expert, at the one layer of the trace."""
+    """Return the shares of each label by expert, at the one layer of the trace."""
     from moeviz.metrics.specialization import load_by_label
 
     load, (num_experts,) = load_by_label(trace), trace.model.num_experts

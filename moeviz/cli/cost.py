@@ -159,15 +159,14 @@ def by_layers_ahead(args: Namespace, recall: Callable[[int], "pd.DataFrame"]) ->
 
 
 def _known(table: "pd.DataFrame", said: str) -> tuple["pd.DataFrame", str]:
-    """The columns that counts alone give, and the names of those that need more."""
+    """Return the columns that counts give, and the names of those that need more."""
     unknown = [name for name in table if table[name].isna().all()]
     return table.drop(columns=unknown), f"{said} Not known without the order of tokens: {', '.join(unknown)}."
 
 
 def judged_tokens(args: Namespace, other: str | None = None) -> tuple["Counted", str]:
-    """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are.
-
-    Those of another file than the command's, if one is named.
+    """Return the trace or the counts by which serving is judged, and a sentence about its tokens. They may come from
+    another file than the command's.
     """
     from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
@@ -195,7 +194,7 @@ def need_tokens(args: Namespace, counted: "Counted") -> None:
 
 
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
-    """Predictors of a model's experts, the next router among them, all on the same tokens of some texts."""
+    """Return predictors of a model's experts, the next router among them, all on the same tokens of some texts."""
     from moeviz.analyses.ahead import trace_ahead
     from moeviz.analyses.pruning.result import split
     from moeviz.capture.models.load import LoadedModel

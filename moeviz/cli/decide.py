@@ -1,4 +1,4 @@
-"""Whether to act on a routing when it is served: `moeviz decide`."""
+"""`moeviz decide`: whether to act on a routing when it is served."""
 
 import json
 from argparse import ArgumentParser, Namespace

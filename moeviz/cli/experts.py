@@ -121,7 +121,7 @@ def run(args: Namespace) -> int:
 
 
 def _recorded(args: Namespace) -> "RoutingTrace | DatasetStatistics | None":
-    """Read the dataset or the trace; None where a model is named."""
+    """Read the dataset or the trace; None if a model is named."""
     from moeviz.formats.dataset.opening import is_dataset
 
     is_file = not why_no_file(args.source) and Path(args.source).is_file()
@@ -140,7 +140,7 @@ def _recorded(args: Namespace) -> "RoutingTrace | DatasetStatistics | None":
 
 
 def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
-    """Read the labels in all files together; None where none is named."""
+    """Read the labels in all files together; None if no file is named."""
     if paths is None:
         return None
     import pandas as pd

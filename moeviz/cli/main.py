@@ -169,7 +169,7 @@ class Version(Action):
         )
 
     def __call__(self, parser: ArgumentParser, *_given: Any) -> None:
-        """Print it, and end."""
+        """Print the version and exit."""
         from importlib.metadata import PackageNotFoundError, version
 
         print(f"moeviz {import_module('moeviz').__version__}")

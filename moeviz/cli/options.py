@@ -110,6 +110,21 @@ def add_loading(parser: ArgumentParser) -> None:
     parser.add_argument("--offload-folder", metavar="DIR")
     parser.add_argument("--dtype", choices=DTYPES)
     parser.add_argument("--ignore-memory", action="store_true")
+    add_adapter(parser)
+
+
+def add_adapter(parser: ArgumentParser) -> None:
+    """Add --adapter."""
+    parser.add_argument("--adapter", metavar="FILE", action=Several, pattern=r".+\.py", default=[])
+
+
+def run_adapters(args: Namespace) -> None:
+    """Run the files with adapters that the command line names, once."""
+    from moeviz.adapters import run_file
+
+    for file in args.adapter:
+        run_file(file)
+    args.adapter = []
 
 
 def add_divided_texts(parser: ArgumentParser, own: int) -> None:
@@ -224,6 +239,7 @@ def load(args: Namespace, name: str | None = None) -> "LoadedModel | EngineModel
 
     from moeviz.capture.opening import load_model
 
+    run_adapters(args)
     if not watched():
         disable_progress_bar()
     name = args.model if name is None else name

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.cost import print_estimate
-from moeviz.cli.options import add_backend, add_json, counted_at, number, numbers
+from moeviz.cli.options import add_adapter, add_backend, add_json, counted_at, number, numbers, run_adapters
 from moeviz.cli.output import frame_text, records, visible_line
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import quoted
@@ -38,6 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--gpu-memory", type=number(float, 1), metavar="GB")
     parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N")
     add_backend(parser)
+    add_adapter(parser)
     parser.add_argument("--trace", metavar="FILE")
     add_json(parser)
 
@@ -46,6 +47,7 @@ def run(args: Namespace) -> int:
     from moeviz.capture.models.known_models import known_counts
     from moeviz.formats.exports import read_trace
 
+    run_adapters(args)
     if args.known:
         table = known_counts()
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
@@ -142,7 +144,7 @@ def _memory(total: int, layers: "tuple[LayerCache, ...] | None", tokens: int) ->
 
 
 def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, Any]:
-    """Say what of a model fits into so many cards of so many GB: by bits of a weight, and with 4 bits of bitsandbytes.
+    """Report which parts of a model fit into these cards: by bits per weight, and with 4 bits of bitsandbytes.
 
     Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
     """
@@ -155,7 +157,7 @@ def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, A
 
 
 def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, Any] | None:
-    """Estimate a transformers model in 4 bits of bitsandbytes; None where transformers does not open it."""
+    """Estimate a transformers model in 4 bits of bitsandbytes; None if transformers does not open it."""
     from moeviz.capture.engine_table import engine_of
     from moeviz.capture.models.load import model_config
     from moeviz.capture.models.parameters import packed_in_few_bits
@@ -210,7 +212,7 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:
-    """Gigabytes of weights, and cards that hold them, by bits of a weight."""
+    """List gigabytes of weights, and the cards that hold them, by bits per weight."""
     import pandas as pd
 
     from moeviz.parameters import CARDS
@@ -229,7 +231,7 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _fits_lines(facts: dict[str, Any]) -> list[str]:
-    """By bits of a weight, what is on the cards and what accelerate leaves outside; and what bitsandbytes would do."""
+    """List, by bits per weight, what is on the cards and what accelerate offloads; and the case of bitsandbytes."""
     import pandas as pd
 
     if (fits := facts.get("fits")) is None:
@@ -247,7 +249,7 @@ def _fits_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _bitsandbytes_sentence(packed: dict[str, Any]) -> str:
-    """Say what transformers packs with bitsandbytes in 4 bits, whether experts are of it, and what is then needed."""
+    """Describe what transformers packs with bitsandbytes in 4 bits, whether that includes experts, and the memory."""
     number, of_experts = packed["packed"], packed["packed_of_experts"]
     fused = "none of them in experts, which are fused and stay in 16 bits"
     experts = f"{of_experts:,} of them in experts" if of_experts else fused

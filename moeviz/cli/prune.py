@@ -120,7 +120,7 @@ def _cut_from_files(args: Namespace) -> int | None:
 
 
 def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
-    """Return the files to cut from. Raises `MoevizError`, before the model runs, for what cannot be written."""
+    """Return the files to cut from. Raises `MoevizError`, before the model runs, if they cannot be written."""
     from moeviz.analyses.pruning.checkpoint import Checkpoint, check_space, check_target
 
     target = check_target(args.output)
@@ -132,7 +132,7 @@ def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
 def _write(
     checkpoint: "Checkpoint", folder: str, experts: Mapping[int, Sequence[int]], about: Mapping[str, Any]
 ) -> None:
-    """Write the model without these experts, layer by layer, and note how much smaller it is."""
+    """Write the model without these experts, layer by layer, and print how much smaller it is."""
     written = checkpoint.write(folder, experts, about, partial(progress, says="wrote {:,} of {:,} bytes"))
     (before, after), (was, now) = written.experts, written.size
     note(

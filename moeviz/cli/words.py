@@ -161,7 +161,7 @@ def in_order(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
 def _divided(
     parser: ArgumentParser, words: list[str]
 ) -> tuple[list[str], set[Action], list[tuple[str, str | None]], list[str]]:
-    """Return options with values; their actions; other words, each with the option it may belong to; words after --."""
+    """Split words into options with values; their actions; other words, with their possible options; words after --."""
     options: list[str] = []
     seen: set[Action] = set()
     others: list[tuple[str, str | None]] = []
@@ -223,7 +223,7 @@ def _action(parser: ArgumentParser, word: str) -> Action | None:
 
 
 def _needed(parser: ArgumentParser, seen: set[Action]) -> int:
-    """Return the number of words besides options that a command needs, given these options."""
+    """Return the number of positional words that a command needs, given these options."""
     must = sum(not action.option_strings and action.nargs in (None, "+") for action in parser._actions)
     for group in parser._mutually_exclusive_groups:
         has = any(not action.option_strings for action in group._group_actions)

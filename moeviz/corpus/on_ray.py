@@ -247,7 +247,7 @@ def _count_actors(ray: Any, cluster: Cluster, threads: int) -> int:
 
 @contextmanager
 def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
-    """Start Ray here or join a cluster, and leave it again."""
+    """Start Ray here or join a cluster, and leave it at the end."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray

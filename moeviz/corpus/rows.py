@@ -181,7 +181,7 @@ def in_lines(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(dataset: Dataset, layer: int, expert: int) -> tuple[list[tuple[Shard, int]], list[int]]:
-    """List the row groups in which the expert has tokens, and the number of these."""
+    """List the row groups in which the expert has tokens, and the number of tokens in each."""
     places: list[tuple[Shard, int]] = []
     tokens: list[int] = []
     for shard, table in dataset.table("groups", [layer]):
@@ -213,7 +213,7 @@ def sample_of_dataset(dataset: Dataset) -> RoutingTrace:
 
 
 def _spread_over(groups: int) -> np.ndarray:
-    """Return the places of 16 of `groups` row groups, the same distance apart."""
+    """Return the indices of 16 of `groups` row groups, evenly spaced."""
     places: np.ndarray = np.unique(np.linspace(0, groups - 1, min(groups, MOST_GROUPS)).astype(int))
     return places
 
@@ -233,7 +233,7 @@ def _of_token(
 def _of_group(
     dataset: Dataset, shard: Shard, group: int, layer: int, expert: int, nth: np.ndarray, token_id: int | None
 ) -> list[tuple[Any, ...]]:
-    """Read the drawn ones of the expert's tokens in a row group."""
+    """Read the drawn tokens of the expert in a row group."""
     columns = ["text", "stretch", "position", "token", *(["label"] * dataset.kept.labels)]
     rows = dataset.rows(shard, group, [experts_column(layer), *columns, *(["token_id"] * (token_id is not None))])
     own = (rows[experts_column(layer)] == expert).any(axis=1)

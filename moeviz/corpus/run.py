@@ -271,7 +271,7 @@ def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
 
 
 def _begun(begun: dict[str, Any] | None, name: str, otherwise: int, least: int = 1) -> int:
-    """Read a number from the plan of the run that was begun. A wrong one is found when the plans are compared."""
+    """Read a number from the plan of the unfinished run. A wrong one is found when the plans are compared."""
     value = (begun or {}).get(name)
     return value if type(value) is int and value >= least else otherwise
 

@@ -142,7 +142,7 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any], max_bytes: int) 
 
 
 def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """The token that each row is about, and the tokens by first appearance. Rows must agree about a token."""
+    """Return the token that each row is about, and the tokens by first appearance. Rows must agree about a token."""
     key = columns["sequence"].to_numpy() * 2**31 + columns["position"].to_numpy()
     token, _ = pd.factorize(key)
     first = np.unique(token, return_index=True)[1]
@@ -157,7 +157,7 @@ def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
 
 
 def _ranks(group: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """0, 1, 2 … within each group, in the order of the numbers that are given, which must differ."""
+    """Return 0, 1, 2 … within each group, in the order of the given numbers, which must differ."""
     order = np.lexsort((given, group))
     ordered = group[order]
     again = np.append(False, (np.diff(ordered) == 0) & (np.diff(given[order]) == 0))

@@ -88,7 +88,7 @@ def _quote(text: str) -> str:
 
 
 def _parse_table(data: bytes, max_bytes: int) -> pd.DataFrame:
-    """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
+    """Read every cell as text; an empty cell without quotes is missing. The first row names the columns."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
         raise InvalidTrace(

@@ -119,7 +119,7 @@ def _of_analysis(layer: str, expert: str, entry: dict[str, Any]) -> Row:
 
 
 def _row(layer: Any, expert: Any, label: Any, score: Any, measure: str) -> Row:
-    """One label, checked. Raises `InvalidTrace` for anything else."""
+    """Check and make one label. Raises `InvalidTrace` if it is invalid."""
     at, of = (_whole(part, most) for part, most in ((layer, MAX_LAYERS), (expert, MAX_EXPERTS)))
     if at is None or of is None:
         raise InvalidTrace(
@@ -138,5 +138,4 @@ def _whole(part: Any, most: int) -> int | None:
 
 
 def _number(score: Any) -> float:
-    """A score from 0 to 1; NaN for anything else."""
     return float(score) if type(score) in (int, float) and 0 <= score <= 1 else math.nan

@@ -221,7 +221,7 @@ def open_path(
 
 
 def _check_name(path: Path) -> None:
-    """Raise `InvalidTrace` for a name that no trace has: what to give instead."""
+    """Raise `InvalidTrace` for a name without a known suffix, and name those that there are."""
     if path.suffix.lower() in {export.suffix for export in EXPORTS}:
         _reader(path)  # says which can be read
         return
@@ -256,7 +256,7 @@ def opened_in(source: Source, format: str | None, options: ImportOptions) -> Ope
 
 
 def _own(source: Source) -> RoutingTrace:
-    """A trace in one of our own formats, by the suffix."""
+    """Read a trace in one of our own formats, by the suffix."""
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
         if PurePath(source.name).suffix.lower() in OF_MODELS:

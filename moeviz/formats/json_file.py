@@ -84,7 +84,7 @@ def _layers(values: np.ndarray | None) -> str:
 
 
 def _flat(values: Any, name: str, shape: tuple[int, ...]) -> list[Any]:
-    """The numbers in nested lists of that very shape. No array is made before the lists prove as large as it."""
+    """Flatten nested lists of exactly that shape. No array is made before the lists prove as large as it."""
     parts = [values]
     for size, what in zip(shape, ("layers", "tokens", "numbers per token"), strict=True):
         if not all(isinstance(part, list) and len(part) == size for part in parts):

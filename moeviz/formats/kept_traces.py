@@ -45,9 +45,9 @@ def keep_trace(
     most: int = MOST,
     most_bytes: int = MOST_BYTES,
 ) -> Path:
-    """Write a trace into the folder as its newest; one that is there already gets the new title.
+    """Write a trace into the folder as its newest; an existing one gets the new title.
 
-    The folder is made for its owner alone (0700). Raises `OSError` if the trace cannot be written.
+    Only its owner can read the folder (0700). Raises `OSError` if the trace cannot be written.
     """
     data = to_trace_file(trace)
     digest = sha256(data).hexdigest()[:16]
@@ -92,7 +92,6 @@ def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
 
 
 def _tidy(folder: Path, most: int, most_bytes: int) -> None:
-    """Remove the oldest of too many traces."""
     taken = 0
     for number, path in enumerate(kept_traces(folder)):
         taken += path.stat().st_size

@@ -105,7 +105,7 @@ def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
 
 
 def _unfolded_bytes(column: pa.ChunkedArray) -> int:
-    """Bytes of text when each row has its own copy."""
+    """Count the bytes of text if each row had its own copy."""
     if not types.is_dictionary(column.type):
         return int(column.nbytes)
     lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]

@@ -141,7 +141,7 @@ def _error_of(code: int, answer: bytes, name: str) -> InvalidTrace:
 def _run_child(
     data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str
 ) -> int:
-    """The exit code of the child; its answer is in the file."""
+    """Run the child and return its exit code; its answer is in the file."""
     asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
     asked["options"] = asdict(options)
     command = [sys.executable, "-P", "-m", module]
@@ -157,14 +157,14 @@ def _run_child(
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a child: what Python needs to start, and where this moeviz is; no tokens."""
+    """Return a child's environment: what Python needs to start, and where moeviz is; no tokens."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     paths = [str(Path(__file__).parents[2]), *filter(None, [kept.get("PYTHONPATH")])]
     return kept | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _answer_file() -> IO[bytes]:
-    """In memory where the system can: what a visitor opens then lies on no disk, and a full disk is in nobody's way."""
+    """Open a file in memory if the system can: a visitor's data is then on no disk, and a full disk does not matter."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("moeviz-answer"), "w+b", buffering=0)  # noqa: PTH123
     return tempfile.TemporaryFile(buffering=0)

@@ -143,7 +143,8 @@ NUMBERS = ("weight", "logit", "probability")
 def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return the known columns: integers as int64, texts as str, weight as float32 (NaN in every row if unknown).
 
-    What is absent and has a default gets it. Raises `InvalidTrace` with the row, the first being 1, and the value.
+    A missing column gets its default if there is one. Raises `InvalidTrace` with the row, the first being 1, and the
+    value.
     """
     columns: dict[str, pd.Series] = {}
     for name, (low, high, default) in INTEGERS.items():
@@ -180,7 +181,7 @@ def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
 
 
 def _numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Return a column as numbers (NaN if a cell is not a number), and which of its cells are empty."""
+    """Return a column as numbers (NaN if a cell is not a number), and a mask of its empty cells."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it must hold numbers.")
     if pd.api.types.is_numeric_dtype(column):
@@ -193,14 +194,14 @@ def _whole(column: pd.Series, low: int, high: int, default: int | None) -> pd.Se
     numbers, empty = _numbers(column)
     if default is not None:
         numbers = numbers.where(~empty, default)
-    with np.errstate(over="ignore", invalid="ignore"):  # half floats hold no limit of ids, and an infinity no remainder
+    with np.errstate(over="ignore", invalid="ignore"):
         good = (numbers >= low) & (numbers <= high) & (numbers % 1 == 0)
     refuse_rows(column, ~good, f"be a whole number from {low} to {high}")
     return numbers.astype(np.int64)
 
 
 def _weights(column: pd.Series) -> np.ndarray:
-    """Weights to the last bit: pandas finds the cells that are not numbers, Python reads those that are."""
+    """Parse weights to the last bit: pandas finds the cells that are not numbers, Python reads the others."""
     numbers, empty = _numbers(column)
     if empty.all():
         return np.full(len(column), np.nan, np.float32)

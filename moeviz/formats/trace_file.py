@@ -114,7 +114,7 @@ def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipI
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
-    """One member. Its own header must say what we expect and what the zip declares, before its numbers are read."""
+    """Read one member, after its own header proves to be as expected and as the zip declares."""
     with archive.open(info) as member:
         start = member.read(10)
         text = member.read(int.from_bytes(start[8:], "little"))
@@ -159,7 +159,7 @@ def optional_parts_of(content: dict[str, Any], slots: tuple[int, int, int]) -> d
 
 
 def _next_as_json(following: NextTokens) -> dict[str, Any]:
-    """Return next tokens as the header has them; arrays that there are not are null."""
+    """Return next tokens as the header has them; missing arrays are null."""
     if not all(map(is_text, following.texts)):
         raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
     arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
@@ -189,7 +189,7 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
 
 
 def _outputs_of(value: Any, shape: tuple[int, ...]) -> ExpertOutputs | None:
-    """The figures of experts' outputs, each (L, T, K). Raises `InvalidTrace`."""
+    """Read the figures of experts' outputs, each (L, T, K). Raises `InvalidTrace`."""
     if value is None:
         return None
     if not isinstance(value, dict) or not {*FIGURES[:-1]} <= value.keys() <= {*FIGURES}:
@@ -205,7 +205,7 @@ def _pack(values: np.ndarray, dtype: str) -> str:
 
 
 def _unpack(value: Any, what: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of that shape from base64; its length is looked at before it is decoded."""
+    """Decode an array of that shape from base64, after checking its length."""
     size = 4 * prod(shape)
     if isinstance(value, str) and len(value) == 4 * -(-size // 3):
         try:

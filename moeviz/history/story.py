@@ -1,8 +1,8 @@
-"""The history as one story: one network, and seven systems, each from what the one before it left over.
+"""The history as one story: one network, and seven systems, each with an answer to what the one before left open.
 
 The words are in `story.toml`, with places for figures. A function for each picture takes what ships: the trace of its
-inputs, whose boxes are drawn, and the figures that its words quote. Two systems stand beside it, as branches. At its
-end is what experts mean, in two small models of ours.
+inputs, whose boxes are drawn, and the figures that its words quote. Two systems are branches of it. It ends with
+what experts mean, in two small models of ours.
 
 Beside it the article that moeviz grew from, *The History of Mixture of Experts*, 26 April 2024: its sentences, each
 with the page that shows it at work, and what it got wrong. Quotations and the words on them are in `article.toml`.
@@ -75,7 +75,7 @@ class Scene(NamedTuple):
     trace: RoutingTrace  # a token an input, and the layers that are drawn
     meters: Meters
     quoted: dict[str, object]  # what its words say of it
-    drawn: Mapping[str, Any] = MappingProxyType({})  # beside the trace, for JSON: what experts say, load, bias …
+    drawn: Mapping[str, Any] = MappingProxyType({})  # with the trace, for JSON: what experts answer, load, bias …
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Half:
     left: str  # over
     caption: str  # of the inputs
     page: str  # of the app, as its menu has it
-    name: str = ""  # on its button, where a step has several
+    name: str = ""  # on its button, if a step has several
     added: tuple[str, ...] = ()  # what was not there before: router, routers, experts, layers, words in the router …
     router: str = "router"  # as it stands in the picture
     answer: str = ""  # what comes out, where that was not recorded
@@ -123,7 +123,7 @@ class Idea(NamedTuple):
 
 
 class CitedSource(NamedTuple):
-    """What a number in the story's words stands for."""
+    """The origin of a number in the story's words."""
 
     number: int
     name: str
@@ -326,7 +326,7 @@ def spelled(number: int) -> str:
 
 
 def _vowels() -> Inputs:
-    """Those that the systems learn from."""
+    """Return the vowels that the systems learn from."""
     data, trace = stand_in(), _last(shipped_trace("local-experts")).select(tokens=stand_in().training)
     mine, groups = data.training, trace.tokens["label"].tolist()
     at, wanted = (of[mine].astype(int).tolist() for of in (data.formants, encode(data)[1]))
@@ -335,7 +335,7 @@ def _vowels() -> Inputs:
 
 
 def _moved_digits() -> Inputs:
-    """A digit of each kind at each of five places; every one of them is another image."""
+    """Return a digit of each kind at each of five places, every one from another image."""
     rows, trace = _moved_rows(), shipped_trace("deep-mixture")
     places, kind = np.divmod(rows, 10)
     right, down = part("deep-mixture", "model").moves(places)
@@ -365,14 +365,14 @@ def _words() -> Inputs:
 
 
 def _queue() -> Inputs:
-    """All words in their order; the first to be dropped that can be read in a sentence is shown first."""
+    """Return all words in order, and first the first dropped one that can be read in a sentence."""
     trace = shipped_trace("switch")
     lost = (trace.experts[0, :, 0] < 0) & trace.tokens["text"].str.fullmatch(WORD).to_numpy()
     return Inputs("queue", _names(trace), int(lost.argmax()), {"words": trace.tokens["text"].tolist()})
 
 
 def _texts() -> Inputs:
-    """The sentence and the beginnings of five texts; of each of those, its longest word is shown first."""
+    """Return the sentence and the beginnings of five texts; each of those opens at its longest word."""
     tokens = _with_sentence(reference_routing(), one_sentence().chosen).tokens
     words = tokens["text"].str.strip()
     length = words.str.len().where(words.str.isalpha(), 0)
@@ -382,14 +382,14 @@ def _texts() -> Inputs:
 
 
 def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
-    """What each expert answers for each vowel."""
+    """Return each expert's answer for each vowel."""
     data = stand_in()
     said: np.ndarray = getattr(state, answers)(encode(data)[0])[data.training]
     return said.round(4).tolist()
 
 
 def _moved_rows() -> np.ndarray:
-    """Rows of the trace of the deep mixture: ten kinds at each of 81 places."""
+    """Return rows of the trace of the deep mixture: ten kinds at each of 81 places."""
     return np.concatenate([10 * place + np.arange(10) for place in PLACES.values()])
 
 
@@ -398,7 +398,7 @@ def _moved(trace: RoutingTrace) -> RoutingTrace:
 
 
 def _digits_in_order() -> np.ndarray:
-    """Of each kind of digit the first test image."""
+    """Return the first test image of each kind of digit."""
     test = digits()[1].digit
     return np.array([(test == kind).argmax() for kind in range(10)])
 
@@ -453,7 +453,7 @@ def _names(trace: RoutingTrace) -> list[str]:
 
 
 def _of_digits(images: np.ndarray) -> dict[str, Any]:
-    """Ten kinds of digit, 28 × 28 pixels each, in base64."""
+    """Encode ten kinds of digit, 28 × 28 pixels each, in base64."""
     pixels = [b64encode(np.ascontiguousarray(image, np.uint8).tobytes()).decode() for image in images]
     return {"pixels": pixels, "columns": list(map(str, range(10))), "rows": [], "moves": []}
 
@@ -467,24 +467,23 @@ def _nearest(weights: np.ndarray, wanted: float) -> int:
 
 
 def _visits(trace: RoutingTrace) -> list[int]:
-    """Inputs of the last layer that each expert is computed for."""
+    """Count the inputs that each expert of the last layer is computed for."""
     chosen = trace.experts[-1]
     return np.bincount(chosen[chosen >= 0], minlength=trace.model.num_experts[-1]).tolist()
 
 
 def _work(trace: RoutingTrace) -> list[list[float]]:
-    """Return the sum of weights of each expert of each layer: the inputs that it is worth."""
+    """Sum the weights of each expert of each layer: its equivalent number of inputs."""
     of_layers = zip(trace.experts, trace.weights, trace.model.num_experts, strict=True)
     return [np.bincount(e.ravel(), w.ravel(), experts).round(1).tolist() for e, w, experts in of_layers]
 
 
 def _published(name: str) -> pd.Series:
-    """A row of the timeline."""
     return timeline().set_index("name").loc[name]
 
 
 def _words_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A table of the TOML: without its line breaks, and a system's page goes by the title of its exhibit."""
+    """Read a table of the TOML without its line breaks; a system's page has its exhibit's title."""
     words = {name: " ".join(told.split()) if isinstance(told, str) else told for name, told in row.items()}
     if (system := words.pop("system", None)) is not None:
         words["page"] = EXHIBITS[FOLDERS[system]].title

@@ -1,4 +1,4 @@
-"""The systems that run here, from 1991 on: every folder beside this file that has an `exhibit.toml`.
+"""The systems that run here, from 1991 on: every folder here that has an `exhibit.toml`.
 
 A system's folder holds `exhibit.toml` (the system in words: `System`), `model.py` (`train`, whose defaults are the
 settings that ship), `trace.py` (`trace_of`) and `exhibit.py` (its page: `EXHIBIT`). Nothing but the words is loaded
@@ -55,7 +55,7 @@ SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 def part(name: str, file: str) -> ModuleType:
     """Import one file of a system's folder: its `model`, `trace` or `exhibit`.
 
-    Raises `MoevizError` where there is no system of that name to train.
+    Raises `MoevizError` for a name without a system to train.
     """
     if name not in SYSTEMS:
         raise MoevizError(f"There is no system {quoted(name)} to train here. Choose one of {', '.join(SYSTEMS)}.")
@@ -67,7 +67,7 @@ def train(name: str, seed: int = 0, watch: Watch = unwatched) -> Any:
     return part(name, "model").train(seed=seed, watch=watch)
 
 
-# What a run without balance is trained with, by system: each ships, and is shown beside the usual one.
+# The settings of a run without balance, by system: each ships, and is shown next to the usual one.
 BESIDE: dict[str, dict[str, Any]] = {
     "deep-mixture": {"constraint": False},
     "sparsely-gated": {"importance": 0.0, "load": 0.0},
@@ -93,7 +93,7 @@ def trace_beside(name: str) -> RoutingTrace:
 
 
 def shipped_result(name: str, file: str = SHIPPED) -> Any:
-    """The result of training that system that ships in `file`, beside its model."""
+    """Return the result of training that system that ships in `file`, next to its model."""
     return shipped(kind_of(name), file)
 
 

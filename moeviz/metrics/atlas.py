@@ -26,7 +26,7 @@ class Atlas:
 
     trace: RoutingTrace  # the texts, or a sample of them, those of one kind after each other
     columns: list[tuple[str, int, int]]  # kinds of text, or single texts, by the rows where each begins and ends
-    kinds: list[str]  # that experts are compared by: labels, or classes of tokens where there are none
+    kinds: list[str]  # that experts are compared by: labels, or classes of tokens if there are none
     by: str  # "kinds" or "tokens": which of these they are, as in `expert_names`
     kind: Int64[np.ndarray, " T"]  # -1: a special token, which has no class
     counts: Int64[np.ndarray, "L E C"]  # tokens of each kind that an expert has, in any slot
@@ -76,7 +76,7 @@ def atlas(trace: RoutingTrace) -> Atlas:
 
 
 def _in_order(trace: RoutingTrace) -> tuple[RoutingTrace, np.ndarray, list[tuple[str, int, int]], np.ndarray]:
-    """The trace, its texts of one kind after each other; which text each token is of; the columns; the order.
+    """Return the trace with texts of one kind next to each other, the text of each token, the columns and the order.
 
     Where tokens of one text have several labels, each stands by itself.
     """
@@ -108,7 +108,7 @@ def _kinds(trace: RoutingTrace, classes: np.ndarray) -> tuple[list[str], np.ndar
 
 
 def _drawn(token: np.ndarray, expert: np.ndarray, text: np.ndarray, E: int, rng: np.random.Generator) -> np.ndarray:
-    """(E, 3) rows of an expert's tokens, drawn at random: of different texts where it has so many."""
+    """(E, 3) rows of an expert's tokens, drawn at random, from different texts if it has enough."""
     order = rng.permutation(len(token))
     table = pd.DataFrame({"expert": expert[order], "row": token[order], "text": text[token[order]]})
     again = table.duplicated(["expert", "text"])
@@ -121,7 +121,7 @@ def _drawn(token: np.ndarray, expert: np.ndarray, text: np.ndarray, E: int, rng:
 
 
 def _keeping(code: np.ndarray, expert: np.ndarray, recorded: np.ndarray, E: int) -> np.ndarray:
-    """(E, 2, 3) tokens of the vocabulary that keep to each expert: code, times that it has it, times it occurs."""
+    """Return (E, 2, 3) vocabulary tokens that keep to each expert: code, times that it has it, times it occurs."""
     times = np.bincount(recorded)
     often = np.flatnonzero(times >= enough_occurrences(len(recorded)))
     found = np.full((E, KEPT, 3), -1, np.int32)

@@ -1,4 +1,4 @@
-"""Is the work shared evenly? The load of each expert beside what luck alone may bring, of all tokens or of groups."""
+"""The load of each expert, of all tokens or of groups, compared with what chance gives."""
 
 from math import sqrt
 from statistics import NormalDist
@@ -34,12 +34,12 @@ COLUMNS: dict[str, Any] = {
 
 
 def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
-    """The load of each expert, and between which loads luck alone leaves it.
+    """The load of each expert, and the range of loads that chance gives.
 
-    Luck is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
-    p = k / E; k is the mean if some slots are empty. A load is beyond luck where luck brings one as far away to any
-    cell of the table in at most one of a thousand tables. Tokens are taken as independent: neighbours are not, so a
-    load that is hardly beyond luck may still be the text's.
+    Chance is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
+    p = k / E; k is the mean if some slots are empty. A load is beyond chance if chance brings one as far away to any
+    cell in at most one of a thousand tables. Tokens are taken as independent: neighbours are not, so a load that is
+    hardly beyond chance may still be the text's.
 
     One row per part, layer and expert. Part 0 is all tokens together, with the group ""; counts in two to four groups
     have a part for each of them too. Columns: part int16 · group str · layer int32 · expert int16 · tokens int64
@@ -83,7 +83,7 @@ def _layer_beside_luck(found: LayerCounts, rare: float) -> pd.DataFrame:
 
 
 def luck_band(tokens: int, chance: float, rare: float) -> tuple[int, int]:
-    """The fewest and the most of so many tokens that an expert gets by luck: each side is passed in rare / 2 of cases.
+    """Return the fewest and the most of these tokens that an expert gets by chance: rare / 2 of cases pass either.
 
     >>> luck_band(52, 0.25, 0.05), luck_band(52, 0.25, 0.05 / 48), luck_band(52, 1.0, 0.05)
     ((7, 19), (4, 24), (52, 52))
@@ -132,7 +132,7 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
 
 
 def _unjudged(some: pd.DataFrame) -> Claim | None:
-    """Claim why nothing is said of how the work is shared; None if it can be."""
+    """Claim why the balance cannot be judged; None if it can be."""
     if not some["expert"].any():
         return captions.one_choice()
     number = some["counted"].max()

@@ -1,4 +1,4 @@
-"""A plan of bits: which experts, or layers, get many under a budget, and which few. Figures alone, and no model."""
+"""A plan of bits: which experts, or layers, get many under a budget, and which few. Figures only; no model."""
 
 from collections.abc import Mapping
 
@@ -37,7 +37,7 @@ def plan_of_bits(
     budget   mean bits of a weight.
     seed     with `draw`, of the order at random.
 
-    Raises `CaptureError` for a budget outside of the bits, or one that Super Experts alone exceed.
+    Raises `CaptureError` for a budget outside of the bits, or one that Super Experts exceed by themselves.
     """
     few, many = bits
     if not few <= budget <= many:

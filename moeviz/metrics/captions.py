@@ -358,7 +358,7 @@ def labels_of_others(labels: int, here: int, judged: int, borne_out: int, lift: 
 
 
 class Place(NamedTuple):
-    """Where a finding is seen, and how its expert is counted."""
+    """The page that shows a finding, and how its expert is counted."""
 
     layer: int
     expert: int
@@ -476,7 +476,7 @@ class Figure(NamedTuple):
 
 
 def _signed(share: float) -> str:
-    """A share that may be below chance."""
+    """Format a share that may be below chance."""
     if -0.005 < share < 0:
         return "just below 0%"
     return f"−{percent(-share)}" if share < 0 else percent(share)

@@ -1,4 +1,4 @@
-"""Experts of a layer that are chosen together for a token, beside chance, which depends on the loads."""
+"""Experts of a layer that are chosen for the same token, compared with chance, which depends on the loads."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ BLOCK = 2**20  # cells of a table that are worked on at a time
 
 @per_layer
 def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """How often two experts of a layer are chosen for the same token, next to what chance would give.
+    """The rate at which two experts of a layer are chosen for the same token, compared with chance.
 
     Of the N_i tokens routed to an expert, N_ij were also routed to its partner; co-activation is N_ij / N_i. It has a
     direction: an expert with few tokens may always come with a busy one, which seldom comes with it. Over all partners
@@ -55,7 +55,7 @@ def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 
 def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarray, " O"], Int64[np.ndarray, "O O"]]]:
-    """The experts that occur in each layer, and how many tokens two of them share; on the diagonal, those of each."""
+    """Return each layer's experts that occur, and the tokens that two share; on the diagonal, those of each."""
     if isinstance(source, Statistics):
         for pairs in source.pairs():
             ids = np.flatnonzero(pairs.diagonal())
@@ -90,7 +90,7 @@ def pair_rows(
 
 
 def _experts_that_occur(trace: RoutingTrace, row: int) -> tuple[Int16[np.ndarray, " O"], Bool[np.ndarray, "T O"]]:
-    """Ids in ascending order, and which token has which of them: a trace may name id 32,766 and use three experts."""
+    """Return ids in ascending order, and the tokens of each: a trace may name id 32,766 and use three experts."""
     experts, filled = trace.experts[row], trace.filled[row]
     ids = np.unique(experts[filled])
     what = f"Co-activation in layer {trace.model.layers[row]}"
@@ -100,7 +100,7 @@ def _experts_that_occur(trace: RoutingTrace, row: int) -> tuple[Int16[np.ndarray
 
 
 def _together(chosen: Bool[np.ndarray, "T O"]) -> Int64[np.ndarray, "O O"]:
-    """How many tokens each pair of experts shares; on the diagonal, how many each has."""
+    """Count the tokens that each pair of experts shares; on the diagonal, the tokens of each expert."""
     together, step = np.zeros((chosen.shape[1],) * 2, np.int64), max(1, BLOCK // max(chosen.shape[1], 1))
     for start in range(0, len(chosen), step):
         ones = chosen[start : start + step].astype(np.float32)
@@ -134,7 +134,7 @@ def pairs_of_loads(counts: Int64[np.ndarray, " E"], filled: Int64[np.ndarray, " 
 
 
 def _weights(counts: Int64[np.ndarray, " E"], sizes: Int64[np.ndarray, " S"]) -> Float64[np.ndarray, " E"]:
-    """Weights that give each expert its count of tokens, where sizes[s] tokens draw s experts."""
+    """Return weights that give each expert its count of tokens, where sizes[s] tokens draw s experts."""
     tokens = sizes.sum()
     wanted = counts / (tokens - counts)
     weights: np.ndarray = wanted / np.exp(np.log(wanted).mean())
@@ -162,7 +162,7 @@ def _per_set(
     taken: int,
     whole: Float64[np.ndarray, " E"] | None = None,
 ) -> Float64[np.ndarray, "B E"]:
-    """Sum over set sizes s of sizes[s] x (products of s - taken weights, one expert left out) / (products of s)."""
+    """Sum sizes[s] x (products of s - taken weights, one expert left out) / (products of s) over set sizes s."""
     top = len(sizes) - 1
     before = _products(weights, top)
     after = _products(weights[:, ::-1], top)[::-1]
@@ -177,7 +177,7 @@ def _per_set(
 
 
 def _products(weights: Float64[np.ndarray, "B E"], top: int) -> Float64[np.ndarray, "E+1 B D"]:
-    """For the first n weights, n = 0 to E: the sum of products of every d of them, d = 0 to top."""
+    """Return, for the first n weights, n = 0 to E, the sum of products of every d of them, d = 0 to top."""
     sums = np.zeros((weights.shape[1] + 1, len(weights), top + 1))
     sums[0, :, 0] = 1
     for n, weight in enumerate(weights.T):

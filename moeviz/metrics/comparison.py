@@ -29,10 +29,10 @@ BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them 
 
 @needs_tokens
 def load_divergence(pair: Pair) -> pd.DataFrame:
-    """How differently two traces use the experts of each layer.
+    """The difference between two traces' use of the experts of each layer.
 
     The Jensen-Shannon divergence in bits between the loads of the two: 0 if both use every expert alike, 1 if they have
-    none in common. Short texts differ by luck alone: `chance` is what two texts of the same lengths show when the
+    none in common. Short texts differ by chance: `chance` is what two texts of the same lengths show when the
     tokens of both, in blocks of 16, are divided between two texts at random (mean of 50 divisions).
 
     One row per layer that both traces have. Columns: layer int32 · divergence float64 (bits) · chance float64 (bits) ·
@@ -69,7 +69,7 @@ def load_difference(pair: CountedPair) -> pd.DataFrame:
 
 
 def balance_of_both(pair: CountedPair) -> pd.DataFrame:
-    """How evenly each of two traces divides its work among its experts, layer by layer; any two models will do.
+    """The balance of each of two traces over its experts, layer by layer; any two models will do.
 
     One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str ("A" or "B").
 
@@ -82,7 +82,7 @@ def balance_of_both(pair: CountedPair) -> pd.DataFrame:
 
 @needs_tokens
 def choices_changed(pair: Pair) -> pd.DataFrame:
-    """Where the same tokens go to different experts: in two checkpoints, or with and without a change.
+    """The tokens that go to different experts in two traces: in two checkpoints, or with and without a change.
 
     One row per layer. Columns: those of `set_changes`. Raises `InvalidTrace` if the two are of different tokens.
 
@@ -114,13 +114,13 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
 
 
 def _layout(model: ModelInfo) -> str:
-    """Name a model's layers and their numbers of experts in a few words, however many there are."""
+    """Name a model's layers and their numbers of experts in a few words, whatever their number."""
     experts = spans(sorted({*model.num_experts}))
     return f"{cut(model.name, MOST_OF_A_NAME)}: layers {spans(model.layers)} with {experts} experts"
 
 
 def _counted(trace: Counted) -> list[int]:
-    """The layers at which tokens are recorded, or were counted."""
+    """Return the layers at which tokens are recorded, or were counted."""
     if isinstance(trace, RoutingTrace):
         check_recorded(trace)
         some = trace.recorded.sum(axis=1)
@@ -130,7 +130,7 @@ def _counted(trace: Counted) -> list[int]:
 
 
 def _blocks(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "N E"]:
-    """How often each expert was chosen in each block of neighbouring tokens."""
+    """Count how often each expert was chosen in each block of neighbouring tokens."""
     block = np.arange(len(experts)) // BLOCK
     token, slot = np.nonzero(experts >= 0)
     table = np.zeros((block[-1] + 1, num_experts), np.int64)
@@ -139,13 +139,13 @@ def _blocks(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.nda
 
 
 def _deals(first: int, second: int) -> list[np.ndarray]:
-    """Masks over the blocks of both: which go to the first, at random."""
+    """Draw masks over the blocks of both: which go to the first."""
     rng = np.random.default_rng(0)
     return [rng.permutation(first + second) < first for _ in range(SHUFFLES)]
 
 
 def _bits(counts: Int64[np.ndarray, "N E"], others: Int64[np.ndarray, "M E"]) -> float:
-    """How far the loads of two sets of blocks are apart."""
+    """Return the divergence between the loads of two sets of blocks."""
     loads = np.stack([counts.sum(axis=0), others.sum(axis=0)])
     return float(divergences(loads, np.array([0]), np.array([1]))[0])
 
@@ -185,7 +185,7 @@ def set_changes(reference: RoutingTrace, other: RoutingTrace, tied: np.ndarray |
 def _changes(
     mine: Int16[np.ndarray, "T K"], theirs: Int16[np.ndarray, "T J"], tied: np.ndarray | None
 ) -> dict[str, float]:
-    """How the choices of one layer differ: `first_changed` takes slot 0 for the first choice."""
+    """Count what differs in one layer's choices: `first_changed` takes slot 0 for the first choice."""
     changed = (_sets(mine, theirs) != _sets(theirs, mine)).any(axis=1)
     ties = np.nan if tied is None else (changed & tied).mean()
     filled = mine >= 0
@@ -200,7 +200,7 @@ def _changes(
 
 
 def _sets(experts: Int16[np.ndarray, "T K"], beside: Int16[np.ndarray, "T J"]) -> np.ndarray:
-    """The sorted experts of each token, with empty slots where the other trace has more."""
+    """Sort the experts of each token, with empty slots if the other trace has more."""
     missing = max(beside.shape[1] - experts.shape[1], 0)
     return np.sort(np.pad(experts, ((0, 0), (0, missing)), constant_values=NO_EXPERT))
 

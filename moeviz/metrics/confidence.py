@@ -1,4 +1,4 @@
-"""How confident the routers are. All of this needs router logits: the weights of the chosen experts do not tell."""
+"""The confidence of the routers. This needs router logits: the weights of the chosen experts do not show it."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 @needs_tokens
 def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
-    """How undecided each layer's router was: 0 if it is certain of one expert, 1 if all seem equally good.
+    """The indecision of each layer's router: 0 if it is certain of one expert, 1 if all seem equally good.
 
     Entropy of the router's probabilities over all experts of the layer, chosen or not: H = -sum p ln p of each token,
     then its mean over tokens. `share` is H / ln E, so that layers with different numbers of experts compare.
@@ -37,7 +37,7 @@ def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def top_margin(trace: RoutingTrace) -> pd.DataFrame:
-    """How far the router's most probable expert was ahead of the second: 0 is a tie, 1 is complete certainty.
+    """The lead of the router's most probable expert over the second: 0 is a tie, 1 is complete certainty.
 
     Probability of the most probable expert minus that of the second, among all experts of the layer. The most probable
     expert is almost always the first choice, but not under a balancing bias, which moves choices and not probabilities.
@@ -57,7 +57,7 @@ def top_margin(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def token_entropy(trace: RoutingTrace) -> pd.DataFrame:
-    """Where in the text each router was undecided: the entropy of every token at every layer.
+    """The entropy of every token at every layer, which shows where in the text each router was undecided.
 
     One row per token and layer. Columns: token, sequence, position, text, phase (as in `token_layer`) · layer int32 ·
     entropy float64 (nats) · share float64 (of ln E; NaN if the layer has one expert). Raises `MissingField` as
@@ -83,7 +83,7 @@ def _entropy_of_layer(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _two_highest(probabilities: np.ndarray) -> np.ndarray:
-    """Second highest and highest of each row, (2, T); a lone expert's rival has probability 0."""
+    """Return the second highest and highest of each row, (2, T); a single expert's rival has probability 0."""
     padded = np.pad(probabilities.astype(np.float64), ((0, 0), (1, 0)))
     return np.partition(padded, -2, axis=-1)[:, -2:].T
 

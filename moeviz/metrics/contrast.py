@@ -1,4 +1,4 @@
-"""Contrast: the experts that take more of one set of texts than of another, beside shuffled texts."""
+"""Contrast: the experts that take more of one set of texts than of another, compared with shuffled texts."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 SHUFFLES, SEED = 500, 0
-FALSE = 0.05  # of the experts that are named, at most so many by luck, on average
+FALSE = 0.05  # of the experts that are named: the share that may be there by chance, on average
 FEWEST = 4  # texts in each set: of fewer, shuffles are too much alike
 SHUFFLED_AT_ONCE = 2**24  # numbers
 Pair = tuple[RoutingTrace, RoutingTrace]
@@ -25,12 +25,12 @@ ONE_MODEL = (
 
 @needs_tokens
 def contrast(pair: Pair) -> pd.DataFrame:
-    """How much more of one set of texts each expert takes than of another, and which differences are beyond luck.
+    """The difference between the shares that each expert takes of two sets of texts, and whether it is beyond chance.
 
     A text counts once, however long it is: `share` is an expert's share of a text's recorded tokens, in any slot, and
     then the mean over texts. The difference of the means is divided by its standard error (Welch's t), and the same is
     done with the texts dealt anew to the two sets, 500 times. `q` is the false discovery rate at that t: of the experts
-    whose t is as large, the share that so large a t has by luck, pooled over experts and shuffles.
+    whose t is as large, the share that would have such a t by chance, pooled over experts and shuffles.
 
     pair   two traces of one model; each text is a sequence. See `texts_of_label` for the kinds of a labelled trace.
 
@@ -108,9 +108,9 @@ def turned(found: pd.DataFrame, amount: float) -> dict[int, dict[int, float]]:
 def shares_of_texts(
     trace: RoutingTrace, weights: Float32[np.ndarray, "L T K"] | None = None
 ) -> Float64[np.ndarray, "texts experts"]:
-    """Of each text, the share of its recorded tokens that each expert of each layer has. 0 where none is recorded.
+    """Return each expert's share of the recorded tokens of each text, at each layer. 0 where none is recorded.
 
-    weights   count a slot as so much in place of 1.
+    weights   count a slot with its weight instead of 1.
     """
     codes, _ = pd.factorize(trace.tokens["sequence"])
     count, parts = int(codes.max(initial=-1)) + 1, []
@@ -127,7 +127,7 @@ def shares_of_texts(
 def _welch(
     texts: Float64[np.ndarray, "texts experts"], is_first: Bool[np.ndarray, "deals texts"]
 ) -> tuple[Float64[np.ndarray, "deals experts"], Float64[np.ndarray, "deals experts"]]:
-    """Difference of the two means and Welch's t of it; of experts that all texts have alike, 0."""
+    """Return the difference of the two means and its Welch's t; 0 for experts that all texts use alike."""
     means, errors = [], []
     for members in (is_first.astype(float), (~is_first).astype(float)):
         size = members.sum(axis=1, keepdims=True)
@@ -146,7 +146,7 @@ def _false_discovery_rate(
     texts: Float64[np.ndarray, "texts experts"],
     is_first: Bool[np.ndarray, " texts"],
 ) -> Float64[np.ndarray, " experts"]:
-    """Of the experts whose t is as large as this one's, the share that would be so by luck; at most 1."""
+    """Return the share of the experts with a t this large that chance would give such a t; at most 1."""
     rng, by_luck, done = np.random.default_rng(SEED), np.zeros(len(t)), 0
     order = np.argsort(t)
     while done < SHUFFLES:

@@ -1,4 +1,4 @@
-"""How much each expert adds when it is chosen, beside how often that is. Reads what `expert_table` gives."""
+"""What each expert adds when it is chosen, and the rate at which it is. Reads what `expert_table` gives."""
 
 import numpy as np
 import pandas as pd
@@ -6,17 +6,17 @@ import pandas as pd
 from moeviz.claims import Claim
 from moeviz.metrics import captions
 
-RARE = 3.29  # standard deviations, which luck passes once in a thousand times
+RARE = 3.29  # standard deviations, which chance passes once in a thousand times
 
 
 def contribution(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each expert is chosen, and how much it adds each time, both beside its layer.
+    """The rate at which each expert is chosen, and what it adds each time, both compared with its layer.
 
     table   of `moeviz.metrics.expert_table.expert_table`, of a trace or a dataset with the experts' outputs.
 
     What an expert adds is the norm of its output times its weight, and the mean over its tokens is the saliency of
-    REAP. The residual stream grows from layer to layer and outputs with it, so `added_times` is beside the mean over
-    all choices of the layer. It says how far the output moves the stream, and not that the model needs it.
+    REAP. The residual stream grows from layer to layer and outputs with it, so `added_times` is relative to the mean
+    over all choices of the layer. It says how far the output moves the stream, and not that the model needs it.
 
     One row per expert that has a token and whose outputs are recorded. Columns: layer int32 · expert int16 · tokens
     int64 (that it has) · times_uniform float64 (its share of the layer's choices, times a uniform share) · added
@@ -58,7 +58,7 @@ def missed_sentence(table: pd.DataFrame) -> Claim | None:
 
 
 def _rank_correlation(frame: pd.DataFrame, one: str, other: str) -> tuple[float, float] | None:
-    """Compute the mean over layers, and what luck rarely passes; None where no layer has three experts that differ."""
+    """Compute the mean over layers, and what chance rarely passes; None if no layer has three experts that differ."""
     found = []
     for _, layer in frame.dropna(subset=[one, other]).groupby("layer", sort=False):
         ranks = layer[[one, other]].rank().to_numpy()

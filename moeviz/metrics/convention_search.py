@@ -17,7 +17,7 @@ Pair = tuple[RoutingTrace, RoutingTrace]
 
 
 class Gap(NamedTuple):
-    """How far two traces disagree at a layer, and what that is worth."""
+    """The disagreement of two traces at a layer, and what it is worth."""
 
     ids: float = 1.0  # share of the first's ids that differ
     chance: float = 1.0  # the same if either router knew nothing of what the other chose
@@ -28,7 +28,7 @@ class Gap(NamedTuple):
 Gaps = dict[int, Gap]  # of layers
 Layers = tuple[tuple[int, int], ...]  # the model's indices in both traces
 FURTHEST_ROW, FURTHEST_LAYER = 2, 3
-FEW, BITS = 8, 20.0  # rows, and bits of evidence: chance alone can do what is looked for with fewer
+FEW, BITS = 8, 20.0  # rows, and bits of evidence: with fewer, chance explains what is looked for
 LEFT = 0.1  # of the disagreement: undoing a convention must leave less
 MOST_ROWS, MOST_LAYERS = 6_000, 8  # of a search; what is named is then judged on all
 FOLDS = 4
@@ -36,10 +36,10 @@ FOLDS = 4
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What of the second trace is compared with what of the first. The default: equal places, layers and numbers."""
+    """The parts of two traces that are compared with each other. The default: equal places, layers and numbers."""
 
     rows: int = 0  # row t of the first is row t + rows of the second …
-    starts: tuple[tuple[int, int], ...] = ()  # … in these sequences from these positions on; in all if there are none
+    starts: tuple[tuple[int, int], ...] = ()  # … in these sequences from these positions on; in all if empty
     layers: Layers = ()
     experts: dict[int, np.ndarray] = field(default_factory=dict)  # layer: the first's number of each of the second's
     rows_of: dict[int, int] = field(default_factory=dict)  # layer: more rows that it is moved by
@@ -228,7 +228,7 @@ def match_experts(pair: Pair, state: State, both: tuple[int, int]) -> tuple[np.n
 
 
 def _together(ours: np.ndarray, others: np.ndarray, experts: int) -> np.ndarray:
-    """Count the rows in which the first chose an expert and the second another, (E, E)."""
+    """Count the rows in which the first chose one expert and the second the other, (E, E)."""
     table = np.zeros(experts * experts, np.int64)
     for slot in range(others.shape[1]):
         both = (ours >= 0) & (others[:, slot : slot + 1] >= 0)
@@ -238,7 +238,7 @@ def _together(ours: np.ndarray, others: np.ndarray, experts: int) -> np.ndarray:
 
 
 def _one_to_one(table: np.ndarray) -> np.ndarray:
-    """Give each column a row of its own, the pairs that go together most first; equal ones keep their number."""
+    """Give each column its own row, the commonest pairs first; equal ones keep their number."""
     size = np.sqrt(np.maximum(table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True), 1))
     goes = table / size + 1e-9 * np.eye(len(table))
     numbers = np.full(len(table), -1)
@@ -261,7 +261,7 @@ def by_token_alone(ids: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def without_bias(trace: RoutingTrace) -> dict[int, np.ndarray]:
-    """Return, for each layer in which they are others, the ids that the logits alone would choose.
+    """Return, for each layer in which they differ, the ids that the logits without a bias would choose.
 
     None are if fewer than eight ids of the trace are others: these are changes of single rows.
     """

@@ -1,4 +1,4 @@
-"""What two recordings of one text do differently with mixing weights, and with the order of slots."""
+"""Differences between two recordings of one text in mixing weights and in the order of slots."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -99,7 +99,7 @@ def _undone(found: Weighed, some: Any) -> Weighed:
 
 
 def _candidates(found: Weighed) -> list[Undone]:
-    """Return what may be undone, in the order in which it has to be if there are two."""
+    """Return the differences that may be undone, in the order in which to undo them if there are two."""
     made = []
     constant = [_constant(part.sum(axis=1), found.layer) for part in (found.ours, found.others)]
     if constant[0] != constant[1]:

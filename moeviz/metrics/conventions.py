@@ -54,7 +54,7 @@ FEW_LAYERS = 3  # with fewer, one layer is not distinguished from the others
 
 
 class Distance(NamedTuple):
-    """How far two traces disagree: shares of 1, NaN where one is not known."""
+    """The disagreement of two traces: shares of 1, NaN if not known."""
 
     ids: float  # of the first's expert ids, those that the second does not have
     chance: float  # the same if neither knew what the other chose
@@ -89,10 +89,10 @@ class Comparison:
 def explain(pair: Pair) -> Comparison:
     """Find which conventions differ between two recordings of one text, and undo them.
 
-    Looked for, one or two at a time: positions or rows moved, a row lost or counted twice on the way; layers counted
-    otherwise; experts under other numbers, layer by layer; fewer slots; a layer that another model wrote, or that goes
-    by the token alone; a bias that one leaves out; weights scaled, normalised or scored otherwise, equal, or given to
-    other slots; slots in another order.
+    Looked for, one or two at a time: positions or rows moved, a row lost or counted twice on the way; layers
+    numbered differently; experts under other numbers, layer by layer; fewer slots; a layer that another model wrote,
+    or that depends only on the token; a bias that one leaves out; weights scaled, normalised or scored differently,
+    equal, or given to other slots; slots in another order.
 
     Raises `InvalidTrace` if the two are of different texts or have no layer in common, and `MissingField` if no token
     is recorded in both.
@@ -202,7 +202,7 @@ def same_tokens(pair: Pair, mine: np.ndarray, theirs: np.ndarray) -> tuple[np.nd
     return (same | ~known).astype(bool), known.astype(bool)
 
 
-# What explains the disagreement of ids
+# Conventions that explain the disagreement of ids
 
 
 def _search(pair: Pair, base: State) -> State:
@@ -215,7 +215,7 @@ def _search(pair: Pair, base: State) -> State:
 
 
 class Candidate(NamedTuple):
-    """What is undone in the whole trace."""
+    """The conventions that are undone in the whole trace."""
 
     layers: Layers
     rows: int
@@ -300,7 +300,7 @@ def _with_experts(pair: Pair, state: State) -> State | None:
 
 
 def _by_layer(pair: Pair, state: State) -> State:
-    """Look for what single layers do otherwise, once all that concerns the whole trace is undone."""
+    """Look for differences in single layers, once those of the whole trace are undone."""
     gaps = layer_gaps(pair, state, MOST_ROWS)
     usual = float(np.median([gap.ids for gap in gaps.values()])) if gaps else 0.0
     fits = 0  # of a bias that explained nothing
@@ -318,7 +318,7 @@ def _by_layer(pair: Pair, state: State) -> State:
 
 
 def _foreign(pair: Pair, state: State, both: tuple[int, int], gap: Gap) -> str | None:
-    """Return what kind of layer disagrees by itself: one that goes by the token alone, or one of another model."""
+    """Return what kind of layer disagrees by itself: one that depends only on the token, or one of another model."""
     ours, others, mine, _ = ids_of(pair, state, both)
     tokens = pair[0].tokens["token_id"].to_numpy()[mine]
     alone = sorted(by_token_alone(ids, tokens) for ids in (ours, others))
@@ -371,7 +371,7 @@ def _other_bias(pair: Pair, state: State, both: tuple[int, int], gap: Gap, fit: 
     return [replace(state, chosen={**state.chosen, layer: chosen})]
 
 
-# What is named
+# The conventions that are named
 
 
 def _necessary(pair: Pair, base: State, found: State) -> tuple[State, list[Convention]]:
@@ -395,7 +395,7 @@ def _necessary(pair: Pair, base: State, found: State) -> tuple[State, list[Conve
 
 
 def _share(pair: Pair, state: State, layers: Collection[int]) -> float:
-    """Return the share of the first's ids that differ in some layers; a slot that one lacks is one that differs."""
+    """Return the share of the first's ids that differ in some layers; a slot that one trace lacks differs."""
     wrong, filled = 0.0, 0.0
     for both in state.layers:
         if both[0] in layers:

@@ -1,4 +1,4 @@
-"""How many experts carry a layer's work, and how soon a text has used how many of them."""
+"""The number of experts that carry a layer's work, and that a text has used so far."""
 
 from math import sqrt
 
@@ -13,17 +13,17 @@ from moeviz.routing_trace import Counted, RoutingTrace
 
 LEVELS = (50, 75, 90, 95, 99)  # per cent of assignments
 MAX_ROWS, FEWEST_STEPS, MOST_STEPS = 2_000, 16, 200
-STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
+STANDARD_ERRORS = 4  # for a caption: chance brings as much once in some ten thousand times
 
 
 def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
-    """How many experts do half of a layer's work, and how many do nearly all of it.
+    """The number of experts that do half of a layer's work, and the number that do nearly all of it.
 
     The smallest n such that the n busiest experts of the layer carry at least that share of its assignments. A uniform
     load needs that share of the experts, rounded up. A short text cannot be uniform, so `by_lot` gives what a choice at
     random would need: the same count if each number of tokens is served by as many experts as expected, which is E
     times the binomial probability of it (n tokens, each with chance k / E; k is the mean if some slots are empty). A
-    token without an expert is not one of the n, except in counts alone, which do not tell.
+    token without an expert is not one of the n, except in a trace of counts, which does not show it.
 
     One row per layer and level (50, 75, 90, 95, 99%). Columns: layer int32 · num_experts int16 (E) · level float64
     (share of assignments) · needed int16 (0 if nothing was assigned) · even, by_lot int16 (the same, under a uniform
@@ -47,8 +47,8 @@ def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
 
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
-    """Experts that serve each level, where as many experts serve each number of tokens as expected at random."""
-    if not tokens or assignments == tokens * num_experts or assignments > 1e9 * num_experts:  # luck is no expert then
+    """Compute the number of experts that serve each level at random, if each number of tokens is served as expected."""
+    if not tokens or assignments == tokens * num_experts or assignments > 1e9 * num_experts:  # no chance level
         return [-(-percent * num_experts // 100) if tokens else 0 for percent in LEVELS]
     chance = assignments / (tokens * num_experts)
     mean, reach = tokens * chance, 12 * np.sqrt(tokens * chance) + 12  # beyond it, probabilities are under 1e-20
@@ -64,7 +64,7 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
 
 @per_layer
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
-    """How many different experts of each layer a text has used after its first t tokens.
+    """The number of different experts of each layer that a text has used after its first t tokens.
 
     Tokens are taken in the order of the trace, one sequence after the other; those that are not recorded at a layer do
     not count there. Chance is what choosing k different

@@ -7,7 +7,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics import captions
 from moeviz.text import spans
 
-MOST = 24  # parts that are told one by one
+MOST = 24  # parts that are shown one by one
 SAID = 3
 
 

@@ -42,11 +42,11 @@ def examine(
 ) -> pd.DataFrame:
     """Examine a trace, or counts, for what is not plausible: no row is a good sign.
 
-    `beside` is another trace of the same tokens: what the two do otherwise is a finding, named as in
+    `beside` is another trace of the same tokens: each difference between the two is a finding, named as in
     `moeviz.metrics.conventions.explain`. `tokens` is how many of them met a router, if that is known, and `left_out`
-    what its file lost, a sentence each. The order of slots plays no part. One row per finding. Columns: check str (its
-    name, as in `CHECKS`, or the kind of a convention) · layer int32 (-1: all) · token int64 (first row of `tokens` that
-    it is about; -1: all) · rows int64 (how many) · says str.
+    has a sentence for each part that its file lost. The order of slots plays no part. One row per finding. Columns:
+    check str (its name, as in `CHECKS`, or the kind of a convention) · layer int32 (-1: all) · token int64 (first row
+    of `tokens` that it is about; -1: all) · rows int64 (how many) · says str.
 
     Source: the checks and their limits were tried on fourteen ways to spoil each of two traces, on captures that are
     publicly known to be bad, and on sixty texts by each of three models.
@@ -107,7 +107,7 @@ def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:
 
 
 def zeros(rows: Rows) -> Iterator[Anomaly]:
-    """A router with more than one expert a token never chooses expert 0 alone: nobody wrote to these rows."""
+    """Find rows of only expert 0: a router with several experts per token never chooses that, so nobody wrote them."""
     if rows.top_k == 1:
         yield from _zeros_of_one(rows)
         return
@@ -126,9 +126,9 @@ def zeros(rows: Rows) -> Iterator[Anomaly]:
 
 
 def _zeros_of_one(rows: Rows) -> Iterator[Anomaly]:
-    """Tokens in a row that go to expert 0 at all layers, in a top-1 model where hardly any other does."""
+    """Find runs of tokens that go to expert 0 at all layers, in a top-1 model where hardly any other does."""
     zero = (rows.experts[..., 0] == 0) & rows.recorded
-    zero = zero[~(zero.all(axis=1))]  # a layer of zeros alone is dense, or has one choice
+    zero = zero[~(zero.all(axis=1))]  # a layer of zeros only is dense, or has one choice
     if len(zero) < FEW_LAYERS or not rows.choice:
         return
     everywhere = zero.all(axis=0)
@@ -143,20 +143,19 @@ def _zeros_of_one(rows: Rows) -> Iterator[Anomaly]:
 
 
 def _runs(marked: np.ndarray, start: int, end: int) -> list[tuple[int, int]]:
-    """First row, and the row after the last, of all that are marked in a row in a sequence, `FEW` and more."""
+    """Return the first row, and the row after the last, of every run of at least `FEW` marked rows in a sequence."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], marked[start:end], [False]]))) + start
     return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= FEW]
 
 
 def _one_token(rows: Rows, start: int, end: int) -> bool:
-    """True for one token again and again, which is routed alike without any fault."""
+    """Return whether a run is one token again and again, which is rightly routed alike."""
     return rows.words is not None and bool((rows.words[start:end] == rows.words[start]).all())
 
 
 def not_recorded(rows: Rows) -> Iterator[Anomaly]:
-    """Rows of which the source does not say where the tokens went.
-
-    Those that the last layer alone lacks are no finding: llama.cpp routes a prompt's last token there, and no more.
+    """Rows for which the source names no experts. Those that only the last layer lacks do not count:
+    llama.cpp routes a prompt's last token there, and no more.
     """
     lost = ~rows.recorded
     if len(lost) > 1:
@@ -218,7 +217,7 @@ def one_part(rows: Rows) -> Iterator[Anomaly]:
 
 
 def _part(counts: np.ndarray) -> str:
-    """Say of which experts all are, where that is less than a half of them; "" where it is more."""
+    """Name the experts that have all tokens, if they are less than half of them; "" otherwise."""
     used, experts = np.flatnonzero(counts), len(counts)
     half = experts // 2
     if not len(used) or used[0] < half <= used[-1]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
-FEW = 8  # tokens: of fewer, chance alone may do what is looked for
+FEW = 8  # tokens: with fewer, chance explains what is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def rows_of(trace: RoutingTrace) -> Rows:
     )
 
 
-ENOUGH_IDS = 200  # tokens, for what token ids alone say
+ENOUGH_IDS = 200  # tokens, for findings from token ids only
 CLEARLY = 1.1  # times as many shared experts as where nothing is moved
 
 
@@ -118,14 +118,14 @@ def shift_of_tokens(rows: Rows) -> int:
 
 
 def _shared_by_shift(rows: Rows) -> dict[int, float]:
-    """For each shift of -1 to 1 rows, how many experts two rows of the same token share at the first layer; else 0."""
+    """Return, for each shift of -1 to 1 rows, the experts that two rows of a token share at the first layer; else 0."""
     if rows.words is None or rows.tokens < ENOUGH_IDS:
         return dict.fromkeys((0, -1, 1), 0.0)
     return {shift: _shared(rows, rows.words, shift) for shift in (0, -1, 1)}
 
 
 def _shared(rows: Rows, words: np.ndarray, shift: int) -> float:
-    """How many experts two rows of the same token share on average, where row t is of token t + shift."""
+    """Return the mean number of experts that rows of the same token share, where row t is of token t + shift."""
     mine, theirs = overlap(rows.tokens, rows.tokens, shift)
     experts, ids = rows.experts[0][mine].astype(np.int64), words[theirs]
     _, group, sizes = np.unique(ids, return_inverse=True, return_counts=True)
@@ -138,7 +138,7 @@ def _shared(rows: Rows, words: np.ndarray, shift: int) -> float:
     return float((counts * (counts - 1)).sum()) / pairs
 
 
-ENOUGH = 200  # tokens, for what is said of neighbours and of loads
+ENOUGH = 200  # tokens, for findings about neighbours and loads
 REPEATED, LIMIT_Z, EVEN = 0.15, 3.0, 0.5  # real texts repeat up to a tenth of their rows
 MANY_SLOTS = 8  # layers x K: with fewer, two tokens may well be routed alike at all layers
 
@@ -272,7 +272,7 @@ def draft(rows: Rows) -> Iterator[Anomaly]:
 
 
 def _ahead(rows: Rows) -> bool:
-    """True if the first layer is a row ahead of the next ones: clearly, or by its tokens too."""
+    """Return whether the first layer is a row ahead of the next ones: clearly, or by its tokens too."""
     enough = ENOUGH_ALONE if rows.words is None else ENOUGH
     if _looked_at(rows) < enough or len(rows.layers) < FEWEST or not rows.choice:
         return False
@@ -284,7 +284,7 @@ def _ahead(rows: Rows) -> bool:
 
 
 def _step(rows: Rows, at: int) -> tuple[int, bool]:
-    """The shift of -1 to 1 rows at which a layer's experts go with those of the next layers most; and is that clear?"""
+    """Return the shift of -1 to 1 rows that best aligns a layer with the next ones, and whether that is clear."""
     others = range(at + 1, min(at + 1 + NEXT, len(rows.layers)))
     goes = {shift: np.array([_contingency(rows, at, other, shift) for other in others]) for shift in (0, -1, 1)}
     best = max(goes, key=lambda shift: goes[shift].sum())
@@ -300,7 +300,7 @@ def _looked_at(rows: Rows) -> int:
 
 
 def _contingency(rows: Rows, at: int, other: int, shift: int) -> float:
-    """Mean square contingency of the experts of two layers, row t of one beside row t + shift of the other."""
+    """Compute the mean square contingency of two layers' experts, row t paired with row t + shift of the other."""
     mine, theirs = overlap(_looked_at(rows), _looked_at(rows), shift)
     ours, others = rows.experts[at][mine].astype(np.int64), rows.experts[other][theirs]
     filled = (ours >= 0)[:, :, None] & (others >= 0)[:, None, :]

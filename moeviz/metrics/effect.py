@@ -44,7 +44,7 @@ Asked = Mapping[int, Mapping[int, float]]  # layer: expert: what a change adds t
 
 
 def choices_moved(plain: RoutingTrace, changed: RoutingTrace, asked: Asked | None = None) -> Claim | None:
-    """Claim how many choices go to other experts, and at which layers; if none does, how far the nearest is from it.
+    """Claim how many choices go to other experts, and at which layers; if none, how far the nearest one is from it.
 
     A choice is the set of experts of a token at a layer, recorded in both traces, which are of the same tokens. None if
     there is no choice.
@@ -52,7 +52,7 @@ def choices_moved(plain: RoutingTrace, changed: RoutingTrace, asked: Asked | Non
     asked   the experts that a change is about, by layer, with what it adds to their scores (0 if nothing); the nearest
             is then one that more of the same would move. By default all experts.
 
-    Source: simple comparison; the distance is that of logits, if these alone decide.
+    Source: simple comparison; the distance is that of logits, if only these decide.
     """
     recorded = plain.recorded & changed.recorded
     differ = recorded & (_sets(plain, changed) != _sets(changed, plain)).any(axis=-1)
@@ -65,7 +65,7 @@ def choices_moved(plain: RoutingTrace, changed: RoutingTrace, asked: Asked | Non
 
 
 def _sets(trace: RoutingTrace, other: RoutingTrace) -> np.ndarray:
-    """The experts of each choice in ascending order, in as many slots as the larger of two traces has."""
+    """Return the experts of each choice in ascending order, in as many slots as the larger trace has."""
     more = max(other.experts.shape[2] - trace.experts.shape[2], 0)
     padded = np.pad(trace.experts, ((0, 0), (0, 0), (0, more)), constant_values=NO_EXPERT)
     return np.asarray(np.sort(padded, axis=-1))
@@ -104,11 +104,12 @@ SAME, OTHER, APART = "the same first choice", "another first choice", "not compa
 
 
 def kept_rows(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows, in either trace, of the tokens that both texts have; and how many of them stand before what was changed.
+    """Return the rows, in either trace, of the tokens that both texts have, and the number of them before the change.
 
     Tokens are compared from the front, and then from the end.
 
-    A word of one token may become one of several, and tokens may form anew beside it: what lies between is not of both.
+    A word of one token may become one of several, and tokens next to it may form anew: what lies between is not in
+    both.
 
     Source: simple comparison of token ids, or of texts where a trace lacks ids.
     """
@@ -128,7 +129,7 @@ def _equal(one: np.ndarray, other: np.ndarray) -> int:
 
 @needs_tokens
 def word_change(pair: Pair) -> pd.DataFrame:
-    """Tell for each token that two texts have in common whether its first choice changes from the first to the second.
+    """Compare the first choices of each token that two texts have in common.
 
     One row per token and layer. Columns: place int32 (of the token among those of both) · row, other_row int32 (in
     either trace) · sequence, position int32 (in the first) · text str · layer int32 · expert, other_expert int16 (first

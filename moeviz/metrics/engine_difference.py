@@ -1,8 +1,8 @@
-"""Two recordings of the same text, by two engines, in two precisions, or in training and serving: where do they part?
+"""The places where two recordings of the same text part: by two engines, in two precisions, or in training and serving.
 
-Who replays routing between training and inference needs to know. A convention in which they differ is found first, and
-undone (`moeviz.metrics.conventions`): a misalignment is no disagreement. Nor is another token, which is left out and
-counted. The tables here take the two as they are: give them `explain(pair).undone`.
+This matters if routing is replayed between training and inference. A convention in which they differ is found first,
+and undone (`moeviz.metrics.conventions`): a misalignment is not a disagreement. A different token is not one either: it
+is left out and counted. The tables here take the two as they are: give them `explain(pair).undone`.
 """
 
 import numpy as np
@@ -63,7 +63,7 @@ def engine_difference(pair: Pair) -> pd.DataFrame:
 
 @needs_tokens
 def first_partings(pair: Pair) -> pd.DataFrame:
-    """Where each sequence first goes to other experts: the first such token, and the first layer for it.
+    """The place where each sequence first goes to other experts: the first such token, and its first layer.
 
     One row per sequence that both traces have. Columns: sequence int32 · tokens int64 (compared) · position int64,
     layer int32 (-1 if it never parts) · text str (of the token) · before int64 (tokens before it, which agree).
@@ -88,7 +88,7 @@ def first_partings(pair: Pair) -> pd.DataFrame:
 
 @needs_tokens
 def tokens_checked(pair: Pair) -> pd.DataFrame:
-    """How far two traces are known to be of the same tokens: by token ids, or by texts where ids are not known.
+    """The extent to which two traces are of the same tokens: by token ids, or by texts if ids are not known.
 
     One row. Columns: tokens int64 (of sequences and positions that both have) · unknown int64 (of which neither ids nor
     texts are known in both) · different int64 (other tokens in the two: no figure counts them) · after int64 (tokens
@@ -302,7 +302,7 @@ def tokens_caption(checked: pd.DataFrame) -> str | None:
 
 
 def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> str:
-    """How many experts differ, where that begins, and what share ties explain.
+    """The number of experts that differ, where that begins, and the share that ties explain.
 
     Columns: those of `engine_difference` and of `first_partings`.
     """

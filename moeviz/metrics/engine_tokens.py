@@ -15,9 +15,9 @@ STEPS = 60  # points of a curve
 
 @needs_tokens
 def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd.DataFrame:
-    """Tell what becomes of each token at each layer: the same experts, another order of them, or other experts.
+    """Compare each token at each layer: the same experts, another order of them, or other experts.
 
-    `start` and `most` say which of the tokens that both traces have: all by default. One row per token and layer that
+    `start` and `most` limit the tokens that both traces have: all by default. One row per token and layer that
     both have. Columns: place int32 (of the token among those of both) · sequence, position int32 (in the first trace) ·
     text str · layer int32 · kind str (same experts, another order, other experts, or not compared, where one of the two
     does not record it) · experts, other_experts str (ids in either) · margin float32 (as in `engine_difference`; NaN

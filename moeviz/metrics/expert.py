@@ -17,7 +17,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import no_layer
 
 SHUFFLES = 199
-LUCK = 0.05  # what could be luck more often than this does not stand out
+LUCK = 0.05  # what chance explains more often than this does not stand out
 BINS = 20
 
 
@@ -41,7 +41,7 @@ def has_token(trace: RoutingTrace, layer: int, expert: int) -> Bool[np.ndarray, 
 
 
 def expert_numbers(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """The load of an expert, and its say where it is chosen.
+    """The load of an expert, and its weight when it is chosen.
 
     One row. Columns: tokens int64 (that it has) · recorded int64 (tokens recorded at the layer) · times_uniform float64
     (its share of the layer's assignments, times E: 1 is a uniform share; NaN if there are none) · rank int16 (1 =
@@ -68,7 +68,7 @@ def expert_numbers(trace: RoutingTrace | Statistics, layer: int, expert: int) ->
 
 
 def _sums_of(source: RoutingTrace | Statistics, row: int, expert: int, chosen: int) -> tuple[int, int, float]:
-    """The tokens of an expert, how many of them have it as their first choice, and its mean weight; NaN without any."""
+    """Return the expert's tokens, the number with it as first choice, and its mean weight; NaN without any."""
     if isinstance(source, Statistics):
         return chosen, int(source.first_choices()[row, expert]), np.nan
     own = source.experts[row] == expert
@@ -108,13 +108,13 @@ def marked(frame: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_kinds(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """How much of each kind of text an expert takes, and whether that could be luck.
+    """The share of each kind of text that an expert takes, and whether chance explains it.
 
     A kind is a label. `share` is of the kind's tokens, so it sums to k over the experts of the layer, and `uniform` is
-    k / E. Words of one text belong together, so luck is judged by texts: the labels are shuffled among them 199 times
+    k / E. Words of one text belong together, so chance is judged by texts: the labels are shuffled among them 199 times
     (seed 0), each text kept whole, and `luck` is how often some kind gets at least this share, the true order counted
-    too. Kinds are judged from the highest share down, each among those not yet judged, until one could be luck in more
-    than 5% of the shuffles; the rest is NaN. With one text per kind a shuffle only renames them: all NaN.
+    too. Kinds are judged from the highest share down, each among those not yet judged, until chance explains one in
+    more than 5% of the shuffles; the rest is NaN. With one text per kind a shuffle only renames them: all NaN.
 
     One row per label, highest share first. Columns: label str · texts int64 · tokens int64 (of the kind) · has int64
     (of them, the expert's) · share float64 (NaN if no token of the kind was recorded) · uniform float64 · times float64
@@ -154,14 +154,14 @@ def expert_kinds(trace: RoutingTrace | Statistics, layer: int, expert: int) -> p
 
 
 def _texts_of(trace: RoutingTrace, row: int, has: Bool[np.ndarray, " T"], why: str) -> pd.DataFrame:
-    """One row per text, those of one kind after each other: code, text, tokens (recorded), has (the expert's)."""
+    """Return a row per text, texts of a kind together: code, text, tokens (recorded), has (the expert's)."""
     _, codes = trace.labels(why)
     rows = pd.DataFrame({"code": codes, "text": trace.tokens["sequence"], "tokens": trace.recorded[row], "has": has})
     return rows.groupby(["code", "text"], sort=True)[["tokens", "has"]].sum().reset_index()
 
 
 def _luck(texts: pd.DataFrame, share: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
-    """See `expert_kinds`. `texts` has one row per text, those of one kind after each other: code, tokens, has."""
+    """See `expert_kinds`. `texts` has one row per text, texts of a kind together: code, tokens, has."""
     luck, rng = np.full(len(share), np.nan), np.random.default_rng(0)
     if len(texts) <= len(share):
         return luck
@@ -178,7 +178,7 @@ def _luck(texts: pd.DataFrame, share: Float64[np.ndarray, " D"]) -> Float64[np.n
 
 
 def _highest_of_shuffles(texts: pd.DataFrame, rng: np.random.Generator) -> Float64[np.ndarray, " S"]:
-    """The highest share of any kind, in each of so many orders of the texts."""
+    """Return the highest share of any kind in each of several random orders of the texts."""
     codes = texts["code"].to_numpy()
     starts = np.flatnonzero(np.diff(codes, prepend=-1))
     orders = rng.permuted(np.tile(np.arange(len(codes)), (SHUFFLES, 1)), axis=1)
@@ -189,24 +189,24 @@ def _highest_of_shuffles(texts: pd.DataFrame, rng: np.random.Generator) -> Float
 
 
 def with_losses(kinds: pd.DataFrame, muted: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
-    """The kinds of text with what each of them loses where the expert is muted.
+    """Add to the kinds of text what each of them loses if the expert is muted.
 
     kinds    of `expert_kinds`.
     muted    of `moeviz.analyses.muting.muted_by_label`, of the same texts.
 
-    Columns: those of `kinds`, and loss_change float64 (nats a token; NaN for a kind that `muted` does not have).
+    Columns: those of `kinds`, and loss_change float64 (nats per token; NaN for a kind that `muted` does not have).
     """
     own = muted[(muted["layer"] == layer) & (muted["expert"] == expert)]
     return kinds.assign(loss_change=kinds["label"].map(own.set_index("label")["loss_change"]).astype(np.float64))
 
 
 def loss_of_all(muted: pd.DataFrame, layer: int, expert: int) -> float:
-    """Compute the loss of all texts together where the expert is muted: nats a token, every token counting the same."""
+    """Compute the loss of all texts together if the expert is muted: nats per token, every token counting the same."""
     own = muted[(muted["layer"] == layer) & (muted["expert"] == expert)].dropna(subset=["loss_change"])
     return float((own["loss_change"] * own["tokens"]).sum() / own["tokens"].sum()) if len(own) else np.nan
 
 
-NEEDED, IDLE = 0.05, 0.005  # nats a token from which on, and below which, a kind of text loses something, or nothing
+NEEDED, IDLE = 0.05, 0.005  # nats per token from which on, and below which, a kind of text loses something, or nothing
 TAKES = 2.0  # times a uniform share, from which on an expert takes a kind of text
 MOST_NAMED = 3  # kinds in a sentence
 
@@ -260,9 +260,9 @@ def expert_atlas(trace: Counted | Statistics, layer: int, expert: int) -> pd.Dat
 
 
 def expert_weights(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
-    """How an expert's weights are spread, apart for its first choices, second choices, and so on.
+    """The distribution of an expert's weights, separately for its first choices, second choices, and so on.
 
-    Twenty bins of the same width from 0 (or the lowest weight, where some are negative) to the highest weight of any
+    Twenty bins of the same width from 0 (or the lowest weight, if some are negative) to the highest weight of any
     expert of the layer, or to 1 if that is higher. One row per choice and bin that holds a token. Columns: choice int16
     (1 = first) · low, high float64 (ends of the bin) · tokens int64. Raises `MissingField` without weights, and as
     `row_of`.
@@ -284,7 +284,7 @@ STRONGEST = 8  # experts drawn on each side of a flow
 
 
 def shared_tokens(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
-    """How many of an expert's tokens every other expert has, and how many more than usual.
+    """The number of an expert's tokens that each other expert has, compared with its usual number.
 
     In other layers, usual is that expert's share of all tokens. In the own layer it is what chance gives a partner:
     see `co_activation`; a slot that is the expert's is not free for another, so loads would overstate it.
@@ -330,15 +330,15 @@ def _partners(trace: RoutingTrace, layer: int, expert: int) -> np.ndarray:
 
 
 def expert_flow(trace: RoutingTrace, layer: int, expert: int, shared: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Where an expert's tokens were a layer before, and where they are a layer after.
+    """The experts that an expert's tokens had one layer before, and have one layer after.
 
-    shared   of `shared_tokens`, where it is known already.
+    shared of `shared_tokens`, if it is known already.
 
     One row per side and expert, the eight with the most of its tokens on each side. Columns: side str (before, after) ·
     layer int32 · expert int16 · place int16 (from 0, in the order of ids) · tokens int64 · share float64 (of the
     expert's tokens; sums to k over all experts of a layer) · times float64 (share / that expert's share of all tokens)
-    · shown int16 · num_experts int16 (of how many so many are shown). Empty where there is one layer. Raises as
-    `row_of`.
+    · shown int16 · num_experts int16 (`shown` of `num_experts` are in the table). Empty if there is only one layer.
+    Raises as `row_of`.
 
     Source: moeviz's own; the shares are counts.
     """
@@ -387,7 +387,7 @@ def router_neighbours(geometry: pd.DataFrame, layer: int, expert: int) -> pd.Dat
 
 
 def row_norms(geometry: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
-    """The norm of an expert's router row, beside those of its layer. With no bias a longer row scores further from 0.
+    """The norm of an expert's router row, and those of its layer. With no bias a longer row scores further from 0.
 
     geometry   of `moeviz.capture.routers.geometry.router_geometry`.
 

@@ -34,12 +34,12 @@ FEWEST, FEWEST_OF_TWO, MOST_PAIRS = 20, 40, 3_000  # tokens of an expert or a fa
 COMMON = 0.4  # of all tokens: for an expert with more, "always" has an F1 that few rules reach, so phi chooses
 CUTS = np.arange(0.1, 0.95, 0.05)  # shares from which on a table predicts an expert
 SIGNS = ".,;:(){}[]<>=\"'/-+*_"
-CLASSES = {WORD: "beginning of a word", INSIDE: "inside of a word"}  # where a comma would be misread
+CLASSES = {WORD: "beginning of a word", INSIDE: "inside of a word"}  # for names in which a comma would be misread
 LETTERS = {"CYRILLIC": "Cyrillic letters", "CJK": "Chinese characters", "": "no letters"}
 UNNAMED = "no kind of text"
 BEATEN = "the token says more"  # of a name that predicts less than a table of tokens
 JOINED = ", "  # between the terms of a name; within a label it is "; "
-SHOWN = 2  # terms of a name, where there is little room
+SHOWN = 2  # terms of a name, in a narrow column
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
 MOST_CELLS = 1_000_000  # profiles, terms or tokens times experts that are there at once
 FIGURES = ("precision", "recall", "share", "phi", "f1", "f1_token", "f1_kind", "f1_position", "f1_always")
@@ -47,7 +47,7 @@ FIGURES = ("precision", "recall", "share", "phi", "f1", "f1_token", "f1_kind", "
 
 @needs_tokens
 def expert_names(trace: RoutingTrace) -> pd.DataFrame:
-    """Name each expert by the rule that predicts its tokens best, and judge it on other texts, next to simpler tables.
+    """Name each expert by the rule that predicts its tokens best, and judge it on other texts against simpler tables.
 
     A rule joins up to four terms, with commas for "or"; a term is one fact of a token or two together: the kind of
     text (one of the 100 commonest labels), the class of the token and of the one before it, capitals, script, signs.
@@ -128,7 +128,7 @@ def names_by_chance(trace: RoutingTrace, times: int = 12) -> list[int]:
 def sample_of_texts(trace: RoutingTrace) -> RoutingTrace:
     """Take whole texts of a large trace, in turn of each kind: 20,000 tokens at most, fewer where layers are many.
 
-    A trace that is no larger is returned as it is. Where no text is small enough, the sample is the first tokens.
+    A smaller trace is returned as it is. If no text is small enough, the sample is the first tokens.
     """
     room, tokens = room_for(trace.model), trace.tokens
     if len(tokens) <= room:
@@ -281,7 +281,7 @@ def _counted(
 def _judged(
     covers: np.ndarray, counted: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Choose rules (4, N) on the first half of the texts, -1 where there are fewer terms, and judge them: (N,) each."""
+    """Choose rules (4, N) on the first half of the texts, -1 if there are fewer terms, and judge them: (N,) each."""
     (times, hits), *tables = counted
     chosen, scores = [], []
     for first in (0, 1):
@@ -323,7 +323,7 @@ def _greedy(covers: np.ndarray, times: np.ndarray, hits: np.ndarray) -> tuple[np
 
 
 def _table(times: np.ndarray, hits: np.ndarray, first: int) -> np.ndarray:
-    """Score a table (N,): predict by what was the expert's in the half that chose, from the best share there."""
+    """Score a table (N,) that predicts the keys of which the expert had the best share in the first half."""
     every, own = times[first][:, None], hits[first]
     prior = own.sum(0) / max(every.sum(), 1)
     with_it, without = ((own - less + prior) / np.maximum(every, 1) for less in (1, 0))  # the token itself left out
@@ -380,7 +380,7 @@ def _script(text: str) -> str:
 
 
 def _phi(both: np.ndarray, of: np.ndarray, has: np.ndarray, size: float) -> Float64[np.ndarray, "..."]:
-    """Correlation of "the expert has the token" and "it is of the name"; 0 where one of them is always so, or never."""
+    """Correlate "the expert has the token" with "it matches the name"; 0 if one of them is always or never so."""
     both, of, has = (np.asarray(count, np.float64) for count in (both, of, has))
     spread = of * has * (size - of) * (size - has)
     phi: np.ndarray = (both * size - of * has) / np.sqrt(np.where(spread > 0, spread, np.inf))

@@ -25,7 +25,7 @@ OF_NAMES = ("name", "precision", "recall", "f1", "f1_token", "f1_kind", "f1_posi
 KEPT = 3  # tokens of an expert
 OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
 SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
-NARROW, BROAD = "narrow", "broad"  # and UNNAMED: what people are told of an expert
+NARROW, BROAD = "narrow", "broad"  # and UNNAMED: the kinds that people read
 SPECIAL_FROM = 0.25  # `spec` of a specialist: of 15 kinds it has effectively half
 PRESENT = 0.8  # share of the kinds in which an expert of a standing committee leads
 FEW_DEAD = 3  # experts, which are named
@@ -40,12 +40,12 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     model may do without; it is no proof that it can. An expert without a token has no means.
 
     The kind of text is the label of whose tokens an expert has the largest share, compared with its share of all other
-    tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often luck brings such a lift of
-    some label: labels are shuffled among texts 999 times (seed 0), each text kept whole, and corrected for all experts
-    together (Benjamini and Hochberg). `spec` is 1 less the entropy of its shares of all labels over the logarithm of
-    their number: 0 where it has the same share of each, 1 where it has one label alone. `keeps` are tokens that go to
-    it more than twice as often as others, in two texts at least, where luck brings such a one among all tokens and all
-    experts of the layer at most once in twenty times.
+    tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often chance brings such a
+    lift of some label: labels are shuffled among texts 999 times (seed 0), each text kept whole, and corrected for all
+    experts together (Benjamini and Hochberg). `spec` is 1 less the entropy of its shares of all labels over the
+    logarithm of their number: 0 where it has the same share of each, 1 where it has one label alone. `keeps` are tokens
+    that go to it more than twice as often as others, in two texts at least, where luck brings such a one among all
+    tokens and all experts of the layer at most once in twenty times.
 
     `role`: a specialist has a kind with a lift of 2 or more and q of at most 5%, and spec of 0.25 or more: it has
     effectively at most half of 15 kinds. An expert of a standing committee has at least 1.5 times a uniform share, and
@@ -135,7 +135,7 @@ def means_of_experts(trace: RoutingTrace) -> dict[str, np.ndarray]:
 
 
 def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
-    """(L, E) the label of the largest lift, that lift, its q, spec, and whether it leads, or has all kinds alike."""
+    """Return (L, E) the label of the largest lift, that lift, its q, spec, and whether it leads or has all alike."""
     L, E = len(source.model.layers), max(source.model.num_experts)
     none = {"kind": np.full((L, E), "", object)} | dict.fromkeys(("leads", "alike"), np.zeros((L, E), bool))
     none |= dict.fromkeys(("lift", "q", "spec"), np.full((L, E), np.nan))
@@ -162,7 +162,7 @@ def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
 
 
 def _spec(share: np.ndarray) -> np.ndarray:
-    """(…) how far each expert's shares (D, …) of D kinds are from the same of each; NaN where it has none."""
+    """Return (…) how far each expert's shares (D, …) of D kinds are from uniform; NaN if it has none."""
     sums = share.sum(0)
     p = np.divide(share, sums, out=np.full(share.shape, np.nan), where=sums > 0)
     entropy: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(0)
@@ -171,7 +171,7 @@ def _spec(share: np.ndarray) -> np.ndarray:
 
 
 def _leading(share: np.ndarray, k: int) -> np.ndarray:
-    """(E,) whether an expert is of the standing committee of its layer, by shares (D, E) of the tokens of D kinds."""
+    """Return (E,) whether an expert is in the standing committee of its layer, by its shares (D, E) of D kinds."""
     D, E = share.shape
     rank = 1 + (share[:, None, :] > share[:, :, None]).sum(-1)
     least = ceil(PRESENT * D)
@@ -186,14 +186,14 @@ def _leading(share: np.ndarray, k: int) -> np.ndarray:
 
 
 def _lift(has: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each label (D, L, E): its share over that of all other tokens, and its share. A label of few has no lift."""
+    """Return each label's share (D, L, E) over that of all other tokens, and its share; a rare label has no lift."""
     share = has / np.maximum(tokens, 1)[..., None]
     others = (has.sum(0) - has + 0.5) / (tokens.sum(0) - tokens + 1)[..., None]
     return np.where((tokens >= HANDFUL)[..., None], share / others, 0.0), share
 
 
 def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
-    """(L, E) q of the highest lift (L, E) of any label, by labels shuffled among whole texts."""
+    """Return (L, E) q of the highest lift (L, E) of any label, with labels shuffled among whole texts."""
     names, codes = trace.labels("Kinds of text")
     texts, of_token = np.unique(np.stack([codes, trace.tokens["sequence"].to_numpy()]), axis=1, return_inverse=True)
     N, (L, E) = texts.shape[1], highest.shape
@@ -217,7 +217,7 @@ def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
 
 
 def _keeps(trace: RoutingTrace) -> list[str]:
-    """Of each expert, the tokens that keep to it, most clearly first: “ und”, “ der”."""
+    """List the tokens that keep to each expert, most clearly first: “ und”, “ der”."""
     codes, sequence, T = token_codes(trace), trace.tokens["sequence"].to_numpy(), len(trace.tokens)
     size = int(codes.max(initial=-1)) + 1
     first = np.flatnonzero(~pd.Series(codes).duplicated())
@@ -318,7 +318,7 @@ def labels_sentence(table: pd.DataFrame, labels: pd.DataFrame) -> Claim:
 
 
 def _plain(label: str) -> str:
-    """A label but for case and what stands between its words."""
+    """Normalise a label: its case, and what stands between its words."""
     return "".join(letter for letter in label.casefold() if letter.isalnum())
 
 

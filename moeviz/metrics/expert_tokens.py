@@ -25,14 +25,14 @@ PART = re.compile(r"⟨(.) (\d)/\d⟩")  # of a character that is split over tok
 
 
 def enough_occurrences(tokens: int) -> int:
-    """How often a token must occur, in so many tokens, for its share to tell something: 2 in a text, 10 in a corpus."""
+    """Return how often one of `tokens` must occur for its share to mean something: 2 in a text, 10 in a corpus."""
     return int(np.clip(tokens // 200, 2, 10))
 
 
 def keeping_tokens(
     trace: RoutingTrace, layer: int, expert: int, at_least: int | None = None, most: int = 14
 ) -> pd.DataFrame:
-    """The tokens of the vocabulary that keep to an expert: of their occurrences, it has more than it has of all tokens.
+    """The tokens of the vocabulary that keep to an expert: it has more of their occurrences than of all tokens.
 
     `luck` is how likely any token of the trace would keep to the expert like this if it took its usual share of every
     token's occurrences at random: the binomial tail, times the number of tokens that occur often enough (at most 1).
@@ -81,10 +81,10 @@ def keeping_rows(
     usual: np.ndarray,
     tested: int,
 ) -> pd.DataFrame:
-    """The rows of `keeping_tokens` of one expert: words are the codes, ids and texts of the N tokens that keep to it.
+    """Return the rows of `keeping_tokens` for one expert: words are codes, ids and texts of the N tokens.
 
-    tokens (N,) and times (N,) are how many of how many occurrences it has, in so many texts, and usual (N,) its share
-    of all tokens; `tested` is how many tokens of the vocabulary occur often enough.
+    tokens (N,) and times (N,) are the occurrences that it has and all of them, `texts` the texts they are in, and usual
+    (N,) its share of all tokens; `tested` is how many tokens of the vocabulary occur often enough.
     """
     share = tokens / np.maximum(times, 1)
     luck = [tested * _tail(*each) for each in zip(tokens.tolist(), times.tolist(), usual.tolist(), strict=True)]
@@ -116,7 +116,7 @@ def token_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
 
 
 def _tail(hits: int, tries: int, chance: float) -> float:
-    """How likely at least so many of so many tries succeed."""
+    """Return the probability of at least this many hits."""
     if chance >= 1 or hits <= 0:
         return 1.0
     total, odds = 0.0, log(chance) - log(1 - chance)
@@ -133,7 +133,7 @@ def _tail(hits: int, tries: int, chance: float) -> float:
 def contexts(trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14) -> pd.DataFrame:
     """The tokens of an expert in their text, highest weight first; without weights, in the order of the trace.
 
-    Of one token of the vocabulary (a `code` of `token_codes`); or of all, then at most twice the same token and three
+    For one token of the vocabulary (a `code` of `token_codes`), or for all: then at most twice the same token and three
     times from the same of several texts.
 
     One row per place, at most `most`. Columns: token int32 (row of `trace.tokens`) · before str, text str, after str
@@ -165,7 +165,7 @@ def _weights(trace: RoutingTrace, row: int, expert: int, rows: np.ndarray) -> np
 
 
 def _spread(order: np.ndarray, codes: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Of these rows the first few of each token and, where there are several texts, of each text."""
+    """Keep the first few of these rows for each token and, if there are several texts, for each text."""
     frame = pd.DataFrame({"row": order, "code": codes[order], "text": texts[order]})
     kept = frame[frame.groupby("code").cumcount() < A_TOKEN]
     if len(np.unique(texts)) > 1:
@@ -174,7 +174,7 @@ def _spread(order: np.ndarray, codes: np.ndarray, texts: np.ndarray) -> np.ndarr
 
 
 def _around(trace: RoutingTrace, at: int) -> tuple[str, str, str, str, int]:
-    """(before, text, after, label, sequence) of a token."""
+    """Return (before, text, after, label, sequence) of a token."""
     tokens = trace.tokens
     sequence = int(tokens["sequence"].to_numpy()[at])
     near = slice(max(at - REACH, 0), at + 1 + REACH)
@@ -195,7 +195,7 @@ def line_of(texts: Iterable[str]) -> str:
 NEARLY_ALL = 0.9  # of a token's occurrences
 TWICE = 2.0  # the usual share, at least, for a token to be named
 MOST_KINDS, MOST_TOKENS = 3, 4
-SECOND_TO_FIRST = 1.6  # a kind is named beside the first if it has at least one part in so many of its share
+SECOND_TO_FIRST = 1.6  # a kind is named next to the first if its share is at least this fraction of the first's
 
 
 def expert_summary(

@@ -1,6 +1,6 @@
-"""Findings of a trace: at most three sentences on what is most worth seeing, none where chance would do.
+"""Findings of a trace: at most three sentences on what is most worth seeing, none if chance explains it.
 
-Of each kind of sentence, every layer and expert that it could name is compared. The one that chance explains least is
+For each kind of sentence, every layer and expert that it could name is compared. The one that chance explains least is
 named if chance would bring such a one, anywhere in the trace, at most once in sixty times: with three kinds, once in
 twenty (Bonferroni).
 """
@@ -42,7 +42,7 @@ class LayerRuns:
 
     @property
     def runs(self) -> Int64[np.ndarray, " E"]:
-        """How many runs each expert has."""
+        """Count the runs of each expert."""
         return np.bincount(self.expert, minlength=len(self.tokens))
 
 
@@ -87,7 +87,7 @@ def _runs_of_layer(trace: RoutingTrace, row: int, follows: Bool[np.ndarray, " T"
 
 
 def all_in_one(places: int, has: Int64[np.ndarray, " N"], of: Int64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
-    """The logarithm of how likely an expert that has some of so many places has all `of` given ones, in random order.
+    """Return the log-probability that an expert with `has` of `places` random places has all `of` given ones.
 
     C(T - n, m - n) / C(T, m) = m! (T - n)! / ((m - n)! T!); `of` is at most `has`.
     """
@@ -98,7 +98,7 @@ def all_in_one(places: int, has: Int64[np.ndarray, " N"], of: Int64[np.ndarray, 
 
 KINDS = 3
 A_PASSAGE, A_HABIT = 5, 4  # tokens in a row, occurrences of a token: fewer are not worth a word
-A_PART = 2 / 3  # of the tokens, at most: of an expert that has more, the busiest tells, and no passage
+A_PART = 2 / 3  # of the tokens, at most: an expert that has more is reported as the busiest, not by a passage
 CHANCE = log(LUCK / KINDS)
 
 
@@ -115,8 +115,8 @@ class Finding:
 def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Finding]:
     """The busiest expert, the passage that one expert has, and the token that keeps to one: as far as they stand out.
 
-    An expert has a token whose first choice it is; in any slot, where the trace does not say which choice is the first.
-    Nothing is said of a layer at which fewer than 8 tokens are recorded.
+    An expert has a token whose first choice it is; in any slot, if the trace does not say which choice is the first.
+    A layer with fewer than 8 recorded tokens is left out.
 
     busiest   the expert that has at least 1.5 times a uniform share of the tokens, and 1.5 times its usual one. Chance:
               tokens choose it as often as the larger of the two, in runs as long as here. At most exp(-n KL(share, that
@@ -178,7 +178,7 @@ def _busiest(trace: RoutingTrace, layers: list[LayerRuns], chance: float, before
         usual, others = (before or {}).get(one.layer, (np.zeros(len(share)), 0))
         known = np.maximum(uniform, usual)
         tokens = _independent(one, share)
-        if others:  # what is usual was counted too, on so many tokens
+        if others:  # what is usual was estimated too, from this many tokens
             tokens = tokens * others / (len(one.recorded) + others)
         luck = np.where(share >= STANDS_OUT * known, -tokens * divergence(share, known), 0.0)
         if luck.min() <= best:
@@ -187,7 +187,7 @@ def _busiest(trace: RoutingTrace, layers: list[LayerRuns], chance: float, before
 
 
 def _independent(one: LayerRuns, share: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
-    """How many independent tokens tell as much as these, of which neighbours are alike."""
+    """Return the number of independent tokens that are worth as much as these, whose neighbours are alike."""
     tokens = len(one.recorded)
     both = (one.tokens - one.runs) / max(tokens - one.stretches, 1)  # neighbours that the expert has together
     alike = (both - share**2) / np.maximum(share * (1 - share), 1 / max(tokens, 1))
@@ -262,7 +262,7 @@ def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Findi
 def _kept(
     chosen: Int16[np.ndarray, "T S"], codes: Int64[np.ndarray, " T"], times: Int64[np.ndarray, " C"], experts: int
 ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """The tokens that occur often enough and have one expert wherever they occur, and these experts."""
+    """Return the tokens that occur often enough and always have the same expert, and these experts."""
     token, slot = np.nonzero((chosen >= 0) & (times[codes] >= A_HABIT)[:, None])
     pairs, counts = np.unique(codes[token] * experts + chosen[token, slot], return_counts=True)
     code, expert = np.divmod(pairs, experts)

@@ -1,4 +1,4 @@
-"""How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
+"""The flow of tokens from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 @needs_tokens
 def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
+    """The experts that each expert's tokens go to next: from the first choice in one MoE layer to that in the next.
 
     One row per two consecutive MoE layers of the trace and pair of experts that some token took; `transitions`, which
     is about two layers, also has the pairs that no token took. Columns: from_layer int32 · to_layer int32 (the model's
@@ -42,7 +42,7 @@ def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 
 def _taken(source: RoutingTrace | Statistics) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
-    """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
+    """Yield each two consecutive layers, with the pairs of experts that some token took, and the number of tokens."""
     if isinstance(source, Statistics):
         for layers, flow in source.transitions():
             before, after = np.nonzero(flow)
@@ -74,12 +74,12 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 @needs_tokens
 def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """How much the expert in one MoE layer tells about the expert in the next, by first choices.
+    """The information that the expert in one MoE layer gives about the expert in the next, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
-    at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by luck. `shuffled` measures
-    that luck: it is the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of 100
-    shuffles, seed 0).
+    at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by chance. `shuffled`
+    measures that chance: it is the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of
+    100 shuffles, seed 0).
 
     One row per two consecutive MoE layers of the trace. Columns: from_layer int32 · to_layer int32 (the model's own
     indices) · tokens int64 (that have an expert in both) · information, shuffled, maximum float64 (bits; NaN without
@@ -111,18 +111,17 @@ def _informed_by_sums(statistics: Statistics) -> Iterator[tuple[float, ...]]:
 
 @needs_tokens
 def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
-    """How much the expert in one MoE layer tells about the expert in any later one, by first choices.
+    """The information that the expert in one MoE layer gives about the expert in any later one, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
-    at most the smaller of the two entropies, `maximum`. `shuffled` is what luck gives: the same with the later layer's
-    tokens shuffled (mean of `shuffles`, seed 0: 100 of them, as `overlap` has it, and fewer for very many layers and
-    tokens). `above` is
-    information less shuffled, and 0 where that is below 0.
+    at most the smaller of the two entropies, `maximum`. `shuffled` is what chance gives: the same with the later
+    layer's tokens shuffled (mean of `shuffles`, seed 0: 100 of them, as `overlap` has it, and fewer for very many
+    layers and tokens). `above` is information less shuffled, and 0 where that is below 0.
 
     One row per two MoE layers of the trace in which some token has an expert in both. Columns: from_layer int32 ·
     to_layer int32 (the model's own indices) · tokens int64 (that have an expert in both) · information, shuffled,
     maximum, above float64 (bits) · shuffles int16. Raises `InvalidTrace` if the trace has only one layer or is too
-    long to compare so many layers, and `MissingField` if it does not say which experts are first choices.
+    long to compare all of its layers, and `MissingField` if it does not say which experts are first choices.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
@@ -151,7 +150,7 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _told(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
-    """Mutual information in bits, its mean with these shuffles of `b`, its maximum, and what is above that mean."""
+    """Return mutual information in bits, its mean over shuffles of `b`, its maximum, and its excess over that mean."""
     of_a, of_b, width = _bits(a), _bits(b), int(b.max()) + 1
     information, *luck = (max(of_a + of_b - _bits(a * width + other), 0.0) for other in (b, *shuffles))
     shuffled = float(np.mean(luck))
@@ -159,7 +158,7 @@ def _told(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[flo
 
 
 def _bits(ids: np.ndarray) -> float:
-    """Entropy of what occurs, in bits. By sorting, which takes no longer where ids are many."""
+    """Compute the entropy of what occurs, in bits. By sorting, which takes no longer if ids are many."""
     ids = np.sort(ids)
     ends = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     shares = np.diff(ends, prepend=0, append=len(ids)) / len(ids)
@@ -175,7 +174,7 @@ def _several_layers(trace: RoutingTrace) -> None:
 
 
 def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
-    """Each two consecutive MoE layers that tokens are recorded in, with nothing but the first choice of each token."""
+    """Yield each two consecutive MoE layers in which tokens are recorded, with only the first choice of each token."""
     model = trace.model
     _several_layers(trace)
     first = replace(
@@ -205,13 +204,13 @@ def transitions_caption(frame: pd.DataFrame) -> Claim | None:
 
 
 def consecutive_information_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim which layer tells most about the next beyond chance, if half more than shuffled tokens tell."""
+    """Claim which layer best predicts the next beyond chance, if by half more than shuffled tokens do."""
     found = _tells_most(frame)
     return found and captions.information_about_next(*found)
 
 
 def information_between_layers_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim which layer tells most about a later one beyond chance, if half more than shuffled tokens tell."""
+    """Claim which layer best predicts a later one beyond chance, if by half more than shuffled tokens do."""
     found = _tells_most(frame)
     return found and captions.information_about_later(*found)
 

@@ -1,13 +1,12 @@
-"""The inputs of metrics: recorded tokens, counts of layers, sets of chosen experts, sufficient statistics, and how
-large a table may become.
+"""The inputs of metrics: recorded tokens, counts, sets of experts, sufficient statistics, and a table's limit.
 
 Whether a token is recorded may differ from layer to layer. A token that is not recorded was not dropped: it went to
 experts that the source does not name. A file of two rows may name expert 32,766, so a table that would become too large
 is refused before it is made.
 
 Sufficient statistics are sums over tokens, layer by layer, from which metrics follow. A trace has every token and makes
-them on the way. A dataset keeps them beside its rows, so that no row is read (`moeviz.corpus.analyses`). What needs the
-order of all tokens, such as shuffles, is NaN where there are only sums.
+them on the way. A dataset keeps them next to its rows, so that no row is read (`moeviz.corpus.analyses`). What needs
+the order of all tokens, such as shuffles, is NaN where there are only sums.
 """
 
 from abc import ABC, abstractmethod
@@ -91,10 +90,7 @@ P = ParamSpec("P")
 
 
 def needs_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
-    """A metric that needs the routing of each token.
-
-    It raises `MissingField` if it gets counts alone, or a trace in which nothing is recorded.
-    """
+    """Mark a metric that needs the routing of each token; it raises `MissingField` without any."""
 
     @wraps(metric)
     def checked(*args: P.args, **options: P.kwargs) -> pd.DataFrame:
@@ -135,7 +131,7 @@ def check_one_model(one: Any, other: Any, says: str) -> None:
 
 
 def check_recorded(trace: Any) -> None:
-    """Raise `MissingField` for counts alone, and for a trace that has tokens and says of none where it went."""
+    """Raise `MissingField` for counts, and for a trace whose tokens have no recorded routing."""
     if isinstance(trace, ExpertCounts):
         raise MissingField(COUNTS_ALONE)
     if isinstance(trace, RoutingTrace) and len(trace.tokens) and not trace.recorded.any():
@@ -151,7 +147,7 @@ def _flat(arguments: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _parts(trace: RoutingTrace) -> Iterator[RoutingTrace]:
-    """The trace in parts whose every token is recorded at every layer."""
+    """Split the trace into parts whose every token is recorded at every layer."""
     masks, which = np.unique(trace.recorded, axis=0, return_inverse=True)
     layers = np.asarray(trace.model.layers)
     for number, mask in enumerate(masks):
@@ -160,7 +156,7 @@ def _parts(trace: RoutingTrace) -> Iterator[RoutingTrace]:
 
 
 class LayerCounts(NamedTuple):
-    """How many tokens each expert of one layer got."""
+    """The number of tokens of each expert of one layer."""
 
     row: int  # which of the L it is
     layer: int
@@ -187,7 +183,7 @@ def layer_counts(counted: Counted | Statistics, counts: ExpertCounts | None = No
 
 
 def recorded_together(trace: RoutingTrace) -> RoutingTrace:
-    """The tokens that are recorded at every layer of the trace. Raises `MissingField` if there are none."""
+    """Return the tokens that are recorded at every layer of the trace. Raises `MissingField` if no token is."""
     together = np.asarray(trace.recorded.all(axis=0))
     if together.all():
         return trace
@@ -202,7 +198,7 @@ CELLS_A_SLOT = 64  # a long trace may have more: real models have at most some 6
 
 
 def check_cells(what: str, slots: int, most: int = MAX_CELLS, a_slot: int = CELLS_A_SLOT, /, **sizes: int) -> None:
-    """Raise `InvalidTrace` if a table of these `sizes` (product: its cells) is larger than we make of so many slots.
+    """Raise `InvalidTrace` if a table of these `sizes` (product: its cells) is larger than we make for this many slots.
 
     >>> check_cells("Load by label", 64, labels=3, experts=60_000)
     """

@@ -21,11 +21,11 @@ ONE_MODEL = (
 
 
 def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
-    """How close a trace's use of experts is to that of each kind of text in a labelled trace, closest first.
+    """The distance from a trace's use of experts to that of each kind of text in a labelled trace, closest first.
 
     The Jensen-Shannon divergence in bits between the loads of the trace and the loads of a label, averaged over layers:
-    0 if both use every expert alike, 1 if they have none in common. A short text uses few experts by luck, so it is at
-    some distance from every label; the order says more than the numbers.
+    0 if both use every expert alike, 1 if they have none in common. A short text uses few experts by chance, so it is
+    at some distance from every label; the order says more than the numbers.
 
     One row per label, closest first; the mean is over the layers that are recorded in both. Columns: label str ·
     divergence float64 (bits). Raises `MissingField` if the reference has no labels, and `InvalidTrace` if the two do
@@ -41,7 +41,7 @@ def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
 
 
 def _divergences(counts: ExpertCounts, reference: Counted) -> tuple[list[str], Float64[np.ndarray, "G D"]]:
-    """The D labels of the reference, and how far the loads of each of G groups are from theirs; NaN of none."""
+    """Return the D labels of the reference, and the distance of each group's loads from theirs; NaN for none."""
     check_one_model(counts, reference, ONE_MODEL)
     names, labelled = _loads_of(reference)
     groups, labels = counts.assignments.shape[0], len(names)
@@ -58,7 +58,7 @@ def _divergences(counts: ExpertCounts, reference: Counted) -> tuple[list[str], F
 
 
 def _loads_of(reference: Counted) -> tuple[list[str], dict[Hashable, np.ndarray]]:
-    """The labels, and of each layer their loads (labels, E): worked out once a reference, which many are held to."""
+    """Return the labels and their loads (labels, E) of each layer: computed once per reference, which serves many."""
     if reference not in _known:
         labelled = load_by_label(reference)
         names = labelled["label"].unique().tolist()

@@ -39,7 +39,7 @@ def ranked_load(trace: Counted) -> pd.DataFrame:
 
 
 def balance_of_two(trace: Counted) -> pd.DataFrame:
-    """How evenly two layers divide their work, by the three measures that lie between 0 and 1.
+    """The balance of two layers, by the three measures that lie between 0 and 1.
 
     One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64 ·
     even float64 (the measure if all experts do the same amount of work) · from `balance`, for the layer: max_over_mean,
@@ -56,7 +56,7 @@ def balance_of_two(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
-    """Where the tokens of each expert go: from the first choice in one layer to the first choice in the other.
+    """The experts that each expert's tokens go to: from the first choice in one layer to that in the other.
 
     One row per pair of experts, including pairs that no token took. Columns: from_layer int32 · to_layer int32 ·
     from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN if it
@@ -92,9 +92,9 @@ def transitions(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def overlap(trace: RoutingTrace) -> pd.DataFrame:
-    """How much one layer's choices tell about the other's, and how often both choose the same id.
+    """The information that one layer's choices give about the other's, and the rate at which both choose the same id.
 
-    `mutual information`: bits that the first choice in one layer tells about the first choice in the other; its maximum
+    `mutual information`: bits that the first choice in one layer gives about the first choice in the other; its maximum
     is the smaller of the two entropies. `shared ids`: share of tokens for which the two layers chose at least one
     common expert id. Ids of different layers are unrelated, so shared ids mean something only in a model whose experts
     keep their identity across layers; elsewhere they stay near chance.
@@ -183,7 +183,7 @@ def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) ->
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of tokens that have at least one id in both; empty slots match nothing."""
+    """Return the share of tokens that have at least one id in both; empty slots match nothing."""
     same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] >= 0)
     return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")
 
@@ -212,7 +212,7 @@ def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
 
 
 def overlap_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim how much one layer's first choice tells about the other's, if half more than shuffled tokens tell."""
+    """Claim how well one layer's first choice predicts the other's, if by half more than shuffled tokens do."""
     told = frame[frame["measure"] == "mutual information"]
     clear = told[(told["value"] >= 1.5 * told["chance"]) & (told["value"] >= told["chance"] + CLEAR_BITS)]
     if clear.empty:

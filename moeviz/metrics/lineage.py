@@ -1,4 +1,4 @@
-"""What experts did that a checkpoint has lost, and where each of its experts comes from, for drawing."""
+"""The experts that a checkpoint has lost, and the origin of each of its experts, for drawing."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from moeviz.metrics.expert_table import expert_table
 from moeviz.metrics.inputs import Statistics
 from moeviz.routing_trace import RoutingTrace
 
-# What may have been done to an expert, the nearest to nothing first; as `moeviz.analyses.lineage` has them.
+# Possible fates of an expert, the nearest to unchanged first, as in `moeviz.analyses.lineage`.
 WHAT = ("kept", "moved", "tuned", "copied", "averaged", "spliced", "related", "unrelated", "zeroed", "cut")
 FIGURES = ["tokens", "share", "times_uniform", "kind", "lift", "q", "role", "name"]
 
@@ -39,8 +39,8 @@ def lost_experts(lineage: pd.DataFrame, seen: RoutingTrace | Statistics) -> pd.D
 def expert_fates(lineage: pd.DataFrame) -> pd.DataFrame:
     """Turn the table of `moeviz.lineage` around: what became of each expert of the base.
 
-    An expert that several have is what the nearest of them is: kept before moved, tuned, copied, averaged and spliced.
-    If that is not known, there is no row.
+    An expert that several have gets the nearest one's fate: kept before moved, tuned, copied, averaged and spliced.
+    An unknown fate has no row.
 
     One row per expert of the base. Columns: layer int32 (the base's) · expert int16 · what str · children int64
     (experts that come from it).
@@ -59,7 +59,7 @@ def lineage_pairs(lineage: pd.DataFrame) -> pd.DataFrame:
     """Pair each expert of a child with each of its sources, from rows of the table of `moeviz.lineage`.
 
     One row per pair, and one for each expert without a partner. Columns: child, base str (numbers of experts; "cut" and
-    "no match" where there is none, "MLP" for that of a dense model) · layer, base_layer int32 · what str · part float64
+    "no match" without a partner, "MLP" for that of a dense model) · layer, base_layer int32 · what str · part float64
     (the source's coefficient) · similarity, difference float64.
     """
     facts = ["layer", "base_layer", "what", "similarity", "difference"]

@@ -1,4 +1,4 @@
-"""How the work is divided among the experts of each layer. Layers are never pooled: their experts are unrelated."""
+"""The division of work among the experts of each layer. Layers are never pooled: their experts are unrelated."""
 
 from math import exp, log
 from typing import Any
@@ -16,7 +16,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 
 
 def expert_load(trace: Counted | Statistics) -> pd.DataFrame:
-    """How many tokens each expert served, layer by layer.
+    """The number of tokens that each expert served, layer by layer.
 
     The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. As
     shares of tokens they would sum to k. The uniform share is 1 / E.
@@ -50,7 +50,7 @@ def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> dict[str, np.
 
 @needs_tokens
 def importance(trace: RoutingTrace) -> pd.DataFrame:
-    """How probable each router found each expert, next to how much it used it.
+    """The probability that each router gave each expert, and the share of tokens that it sent there.
 
     The importance P_i of an expert is the mean over tokens of the router's probability for it. Importance and load both
     sum to 1 in a layer. Their product over a layer's experts, times E, is the balancing loss of Switch Transformers: 1
@@ -68,13 +68,13 @@ def importance(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def balance(trace: Counted | Statistics) -> pd.DataFrame:
-    """How evenly each layer divides its work among its experts, by the common measures.
+    """The balance of each layer's work over its experts, by the common measures.
 
     One row per layer, never pooled: two layers with opposite imbalances would look balanced together. Columns: layer
     int32 · num_experts int16 · assignments int64 (filled slots) · the measures of `balance_of_counts` · chance_cv
     float64, the coefficient of variation that a router choosing k different experts at random would show over as many
-    tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact). Counts alone
-    do not say how many slots each token filled: p is then the mean over tokens, which is the same if no slot is empty.
+    tokens: sqrt(sum of p(1 - p)) / (assignments / E), p = k / E of each token (root mean square, exact). Counts do
+    not say how many slots each token filled: p is then the mean over tokens, which is the same if no slot is empty.
 
     Source: `balance_of_counts` names one for each measure. On pooling hiding imbalance: huggingface/transformers issue
     28255.
@@ -90,7 +90,7 @@ def balance(trace: Counted | Statistics) -> pd.DataFrame:
 
 
 def _variance(found: LayerCounts, slots: Int64[np.ndarray, " S"] | None) -> float:
-    """How much an expert's number of tokens would vary if tokens chose at random, with as many slots filled."""
+    """Return the variance of an expert's number of tokens if tokens chose at random, with the same slots filled."""
     if slots is not None:
         p = np.arange(len(slots)) / found.num_experts
         return float((slots * p * (1 - p)).sum())
@@ -140,10 +140,10 @@ OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
 
 @needs_tokens
 def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
-    """How evenly each part of a long text, or of a corpus, divides its work among the experts of each layer.
+    """The balance of each layer's work over its experts in each part of a long text, or of a corpus.
 
-    A part is so many tokens, in the order of the trace; the last part has the rest. In few tokens the busiest expert is
-    above the mean by luck alone, so parts of hundreds of tokens say something, and parts of ten do not.
+    A part is `tokens` tokens, in the order of the trace; the last part has the rest. In few tokens the busiest expert
+    is above the mean by chance, so parts of hundreds of tokens are informative, and parts of ten are not.
 
     One row per part and layer. Columns: part int32 (from 0) · layer int32 (the model's own index) · assignments int64
     (filled slots) · the measures of `balance_of_counts`.

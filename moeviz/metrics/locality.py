@@ -1,4 +1,4 @@
-"""How often consecutive tokens go to the same experts, next to what chance would give."""
+"""The share of consecutive tokens that go to the same experts, compared with chance."""
 
 from math import comb
 
@@ -34,14 +34,14 @@ MIXTRAL_TABLE_5 = {
 
 @per_layer
 def locality(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """How often a token goes to the same expert as the token before it, layer by layer.
+    """The share of tokens that go to the same expert as the token before them, layer by layer.
 
     "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
     choices"): at least one expert is among the choices of both. Consecutive tokens are those of one sequence at
     positions n and n + 1; sequences are never joined. A token without an expert is in no pair, and neither is one that
     is not recorded.
 
-    Two chance levels stand beside it. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and 1 -
+    There are two chance levels. `uniform_chance`: all experts equally likely, 1 / E for the first choice, and 1 -
     C(E - k, k) / C(E, k) for any of k (12.5% and 46.4% with 2 of 8). `load_chance`: two of the layer's tokens drawn
     at random, with the choices that they made, so that an expert that is busy everywhere does not look like locality.
     For the first choice that is the sum of its squared shares, and for any choice the share of pairs of tokens whose
@@ -83,7 +83,7 @@ def _locality_of_sums(statistics: Statistics) -> pd.DataFrame:
 
 @per_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
-    """How often a token goes to the same expert as the token before it, layer by layer, for each kind of text.
+    """The share of tokens that go to the same expert as the token before them, by layer and kind of text.
 
     One row per layer, label (in the order in which they first appear) and choice. Columns: layer int32 · label str ·
     those of `locality`: both tokens of a pair have the label, and load_chance is of the label's own tokens. Raises
@@ -97,7 +97,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def locality_beside_mixtral(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """How often a token goes to the same expert as the token before it, next to the published figures of Mixtral 8x7B.
+    """The share of tokens with the expert of the token before them, and the figures published for Mixtral 8x7B.
 
     The rows of `locality`. If every layer of the trace has 8 experts and each token goes to 2, so that chance is the
     same, they are followed by one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
@@ -124,7 +124,7 @@ def beside_mixtral(frame: pd.DataFrame, model: ModelInfo) -> pd.DataFrame:
 
 
 def published_first_choices() -> pd.DataFrame:
-    """How often the first choice of Mixtral 8x7B repeats, as published: the mean of its eight data sets, and the ends.
+    """Published rates at which the first choice of Mixtral 8x7B repeats: mean, lowest and highest of eight data sets.
 
     One row per published layer. Columns: layer int32 · share, chance, lowest, highest float64 (of pairs).
 
@@ -164,7 +164,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
 
 
 def _choices(model: ModelInfo) -> list[tuple[str, int]]:
-    """The names of the choices, each with the number of its slots: the first one, if it is known, and any of them."""
+    """Return the names of the choices, each with its number of slots: the first one, if known, and any of them."""
     ordered = model.slot_order == "weight" or model.top_k == 1
     return [(FIRST_CHOICE, 1)] * ordered + [(any_choice(model.top_k), model.top_k)] * (model.top_k > 1)
 
@@ -205,7 +205,7 @@ def uniform_chance(a: np.ndarray, b: np.ndarray, num_experts: int) -> float:
 
 
 def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
-    """The chance that two tokens, each drawn from all, have an expert in common."""
+    """Return the chance that two tokens, each drawn from all, have an expert in common."""
     packed, counts = np.unique(np.packbits(chosen, axis=1), axis=0, return_counts=True)
     if len(packed) > MAX_SETS:
         evenly = np.linspace(0, len(chosen) - 1, MAX_SETS).astype(np.int64)

@@ -58,7 +58,7 @@ def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
-    """How many tokens have each expert in one of their first `slots` slots: layers by experts."""
+    """Count the tokens that have each expert in one of their first `slots` slots: layers by experts."""
     width = max(trace.model.num_experts)
     chosen = trace.experts[..., :slots]
     return np.stack([np.bincount(layer[layer >= 0], minlength=width) for layer in chosen])

@@ -40,7 +40,7 @@ def over_chance(share: Number, chance: Number) -> Number:
 
 
 def depths(model: ModelInfo) -> list[float]:
-    """How deep each MoE layer is: 0 is the first layer of the model, 1 is the last, dense layers included."""
+    """Return the depth of each MoE layer: 0 is the first layer of the model, 1 the last, dense layers included."""
     last = (model.num_layers or max(model.layers) + 1) - 1
     return [layer / last if last else 0.0 for layer in model.layers]
 
@@ -58,7 +58,7 @@ def of_one_text(traces: Several) -> bool:
 
 
 def repetition_of_several(traces: Several) -> pd.DataFrame:
-    """How often a token has the first choice of the token before it, beyond what chance gives in that model.
+    """The share of tokens with the first choice of the token before them, beyond what chance gives in that model.
 
     `over_chance` is (share - chance) / (1 - chance), where chance is that of a uniform load, 1 / E: 12.5% of 8
     experts, 3.2% of 31. So it is 0 where the router chooses at random, and 1 where all tokens of a text have one first
@@ -93,13 +93,13 @@ def repetition_of_several(traces: Several) -> pd.DataFrame:
 
 
 def information_of_several(traces: Several) -> pd.DataFrame:
-    """How much the expert of an assignment tells about the kind of text, in each trace that has labels.
+    """The information that the expert of an assignment gives about the kind of text, in each trace that has labels.
 
     `information` is in bits, and `shuffled` is what remains of it if labels are dealt anew among the texts. The more
     experts there are, the more both can be, so what counts is how far the one is above the other.
 
     One row per trace and layer. Columns: trace str · depth float64 (0 to 1) · those of `label_information`. Raises
-    `MissingField` if no trace has labels of two kinds or more; one kind tells nothing.
+    `MissingField` if no trace has labels of two kinds or more; one kind carries no information.
 
     Source: `moeviz.metrics.specialization.label_information`.
     """
@@ -112,11 +112,11 @@ def information_of_several(traces: Several) -> pd.DataFrame:
 
 
 def balance_of_several(traces: Several) -> pd.DataFrame:
-    """How busy the busiest expert of each layer is, next to what luck alone makes of a uniform load.
+    """The load of the busiest expert of each layer, compared with that of a uniform router by chance.
 
-    With many experts and few tokens the busiest is far above the mean by luck. `by_lot` is the mean over 50 draws (seed
-    0) of the busiest expert's load, if each of E experts gets a binomial number of tokens: as many tries as the layer
-    has tokens, each with the chance k / E (k: experts of a token, on average).
+    With many experts and few tokens the busiest is far above the mean by chance. `by_lot` is the mean over 50 draws
+    (seed 0) of the busiest expert's load, if each of E experts gets a binomial number of tokens: as many tries as the
+    layer has tokens, each with the chance k / E (k: experts of a token, on average).
 
     One row per trace and layer. Columns: trace str · layer int32 · depth float64 (0 to 1) · num_experts int16 ·
     assignments int64 · busiest, by_lot float64 (× the mean load; NaN if nothing was assigned).
@@ -131,7 +131,7 @@ def balance_of_several(traces: Several) -> pd.DataFrame:
 
 
 def sets_of_several(traces: Several) -> pd.DataFrame:
-    """How many different sets of experts the tokens of a layer go to, of how many that there could be.
+    """The number of different sets of experts that the tokens of a layer go to, and the number of possible ones.
 
     Of 8 experts, 2 at a time, there are 28 sets; of 31, 7 at a time, 2,629,575. A text can use no more sets than it has
     tokens, so `by_lot` is what as many tokens would use if every set were as likely as any other. Tokens with an empty
@@ -174,7 +174,7 @@ def figures_of_several(traces: Several) -> pd.DataFrame:
 
 
 def _means(traces: Several, measure: Callable[[Several], pd.DataFrame]) -> pd.DataFrame:
-    """By trace, the mean over layers of each column; an empty frame where none of the traces tells."""
+    """Return the mean over layers of each column by trace; an empty frame if no trace has the measure."""
     try:
         frame = measure(traces)
     except MissingField:
@@ -191,7 +191,7 @@ MEANS: dict[Callable[[Several], pd.DataFrame], dict[str, str]] = {
 
 
 def _of_each(traces: Several, measure: Callable[[RoutingTrace], pd.DataFrame]) -> pd.DataFrame:
-    """The rows of a metric by layer of all traces, below each other, with the trace and the depth of each row."""
+    """Concatenate a metric's rows by layer of all traces, with the trace and the depth of each row."""
     frames = []
     for name, trace in traces.items():
         check_recorded(trace)
@@ -204,19 +204,19 @@ def _of_each(traces: Several, measure: Callable[[RoutingTrace], pd.DataFrame]) -
 
 
 def _first_choices(trace: RoutingTrace) -> RoutingTrace:
-    """The first slot alone: of several slots, what chance gives takes seconds to work out, and nobody asks for it."""
+    """Measure the first slot only: with several slots, the chance level takes seconds to compute, and is not used."""
     return replace(trace, model=replace(trace.model, top_k=1), experts=trace.experts[..., :1], weights=None)
 
 
 def _tokens_of_layers(trace: RoutingTrace) -> pd.DataFrame:
-    """How many tokens each layer records; rows as those of `balance`."""
+    """Return the number of tokens recorded at each layer; rows as those of `balance`."""
     frame = balance(trace)[["layer"]]
     counts = dict(zip(trace.model.layers, trace.recorded.sum(axis=1).tolist(), strict=True))
     return frame.assign(tokens=frame["layer"].map(counts))
 
 
 def _busiest_by_lot(tokens: int, assignments: int, num_experts: int) -> float:
-    """Mean over draws of the busiest expert's tokens, × the mean."""
+    """Return the mean over draws of the busiest expert's load, in multiples of the mean."""
     if not assignments:
         return np.nan
     chance = assignments / tokens / num_experts
@@ -238,7 +238,7 @@ def _sets(trace: RoutingTrace) -> pd.DataFrame:
     return frame.astype({"layer": np.int32, "sets": np.int64, "tokens": np.int64})
 
 
-CLEAR = 3.3  # standard errors of a difference: luck brings as much once in a thousand times
+CLEAR = 3.3  # standard errors of a difference: chance brings as much once in a thousand times
 
 
 def multi_trace_summary(figures: pd.DataFrame, repetition: pd.DataFrame | None, one_text: bool) -> list[Claim]:
@@ -259,7 +259,7 @@ def multi_trace_summary(figures: pd.DataFrame, repetition: pd.DataFrame | None, 
 
 
 def _repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> Claim | None:
-    """Claim which traces repeat most and least, if chance does not explain the difference; else that it could."""
+    """Claim which traces repeat most and least; if chance explains the difference, claim that."""
     known = figures[figures["repetition"].notna()]
     if len(known) < 2:
         return None
@@ -273,7 +273,7 @@ def _repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> Claim | None
 
 
 def _error(rows: pd.DataFrame) -> float:
-    """Standard error of the mean over layers, as if all layers were one: they are of the same tokens."""
+    """Return the standard error of the mean over layers, as if all layers were one: they are of the same tokens."""
     pairs = rows["pairs"].astype(float)
     some = rows[pairs > 0]
     if some.empty:
@@ -283,7 +283,7 @@ def _error(rows: pd.DataFrame) -> float:
 
 
 def _figures(figures: pd.DataFrame, value: str, *beside: str) -> tuple[captions.Figure, ...]:
-    """Take a figure of each trace that has it, with what stands next to it."""
+    """Take a figure of each trace that has it, with its neighbours in the table."""
     known = figures.loc[figures[value].notna(), ["trace", value, *beside]]
     return tuple(captions.Figure(*row) for row in known.itertuples(index=False))
 

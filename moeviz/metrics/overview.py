@@ -62,7 +62,7 @@ def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFr
 def _modal(
     first: Int16[np.ndarray, " T"], length: int, num_experts: int
 ) -> tuple[Int16[np.ndarray, " S"], Float[np.ndarray, " S"], Int16[np.ndarray, " S"]]:
-    """For each stretch of one layer: the modal first choice, the share of its tokens, and its rank in the layer."""
+    """Return, for each stretch of one layer, the modal first choice, its share of the tokens, and its rank."""
     stretch, filled = np.arange(len(first)) // length, first >= 0
     stretches = int(stretch[-1]) + 1
     cell = stretch[filled] * num_experts + first[filled]

@@ -1,4 +1,4 @@
-"""How much of a model one token runs through, and how much a whole text does. Needs the model's parameter counts."""
+"""The part of a model that one token runs through, and that a whole text does. Needs the model's parameter counts."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def parameter_split(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
-    """How much of the model a text has touched after its first t tokens.
+    """The part of the model that a text has touched after its first t tokens.
 
     Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
     everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.

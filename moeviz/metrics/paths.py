@@ -31,7 +31,7 @@ NEAREST, RESAMPLES, RENAMED = 3, 12, 50
 class PathTable:
     """Paths that tokens take more often than layers that are independent given the kind of text.
 
-    paths     one row per path that at least so many tokens of the half that chose take, most often beyond chance first.
+    paths     one row per path that at least `at_least` tokens of the half that chose take, highest lift first.
               Columns: first_layer, last_layer int32 (the model's own index) · path tuple of int · tokens int64 ·
               expected float64 · lift float64 (both of the half of the texts that chose) · tokens_aside int64 ·
               expected_aside, lift_aside float64 (of the other half) · holds bool (three times as often as expected, and
@@ -58,9 +58,9 @@ class PathTable:
 
 
 def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -> PathTable:
-    """Count the paths of tokens, next to layers that are independent given the kind of text.
+    """Count the paths of tokens, compared with layers that are independent given the kind of text.
 
-    Of each kind every other text is set aside to judge what the others choose. Up to eight layers a path is whole; with
+    Every other text of each kind is set aside to judge what the others choose. Up to eight layers a path is whole; with
     more, windows of three layers are counted one by one: whole paths would nearly all be different. Special tokens have
     a path of their own and are left out. Without labels, all texts are one kind.
 
@@ -331,7 +331,7 @@ def _row_of(trace: RoutingTrace, token: int | str) -> int:
 
 
 def _profiles(trace: RoutingTrace, contexts: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Count, for each expert of each layer, the choices in each context, weighted: (N, C)."""
+    """Count each expert's choices in each context, weighted, for each layer: (N, C)."""
     C, parts = int(contexts.max(initial=0)) + 1, []
     for experts, E in zip(trace.experts, trace.model.num_experts, strict=True):
         token, slot = np.nonzero(experts >= 0)
@@ -374,7 +374,7 @@ def _agree(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _kinds(trace: RoutingTrace, kinds: np.ndarray) -> np.ndarray:
-    """Name, for each expert, the label of which it takes most compared with its share of all."""
+    """Name the label of which each expert takes most, compared with its share of all."""
     profiles = _profiles(trace, kinds, np.ones(len(kinds)))
     if "label" not in trace.tokens:
         return np.full(len(profiles), "", object)

@@ -1,4 +1,4 @@
-"""How evenly a layer's work falls on the devices that hold its experts, and how much a better placement would help.
+"""The balance of a layer's work over the devices that hold its experts, and the gain from a better placement.
 
 The plans are those of EPLB, DeepSeek's expert parallelism load balancer, in numpy. E experts, R replicas (E and the
 redundant copies of hot experts), N devices.
@@ -22,7 +22,7 @@ SAME, HELD_OUT = JUDGED = ("same tokens", "held-out tokens")
 
 
 def placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """How much work each device would do, with a layer's experts placed on several devices in three ways.
+    """The work of each device, with a layer's experts placed on several devices in three ways.
 
     `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: the same number of
     experts on each device, packed by load. `with copies`: in addition, `copies` redundant copies of the hottest
@@ -32,8 +32,8 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
 
     Judged on the `same tokens`, a plan was made from the very load it is judged on, all tokens of the trace: the best
     case. On `held-out tokens`, it was made from the first half of the tokens (in the trace's order, so perhaps from
-    other texts) and is judged on the second half, as in serving. The fewer the tokens, the less uniform any placement
-    is, by luck alone. Counts alone do not tell their tokens apart: with them, there are only `same tokens`. Experts
+    other texts) and is judged on the second half, as in serving. The fewer the tokens, the less uniform any
+    placement is, by chance. Counts do not distinguish their tokens: for them, there are only `same tokens`. Experts
     that compute nothing are on no device, and their assignments do not count.
 
     One row per layer, judgement, placement and device. Columns: layer int32 (the model's own index) · judged_on str ·
@@ -106,7 +106,7 @@ def placement_sizes(trace: Counted, row: int, devices: int | None, copies: int |
 
 
 def _judgements(trace: Counted, found: LayerCounts) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The counts that a plan is made from and those that it is judged on, of the experts that compute something."""
+    """Return the counts for making a plan and those for judging it, of the experts that compute something."""
     computing = found.num_experts - trace.model.zero_experts
     every = found.counts[0, :computing]
     if not isinstance(trace, RoutingTrace):
@@ -183,7 +183,7 @@ def rebalance_experts_hierarchical(
 
 
 def _packed_order(weights: Num[np.ndarray, " n"], packs: int) -> Int64[np.ndarray, " n"]:
-    """The objects of the first pack, then those of the second, each pack in the order in which it was filled."""
+    """List the objects of the first pack, then those of the second, each pack in the order in which it was filled."""
     pack, place = balanced_packing(weights, packs)
     return np.lexsort((place, pack))
 

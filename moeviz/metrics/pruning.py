@@ -19,7 +19,7 @@ CRITERIA = {  # by the name in tables: how a sentence says it
     "greatest": "by their greatest output",
     RANDOM: "at random",
 }
-ALL = "all texts"  # in place of a kind of text
+ALL = "all texts"  # instead of a kind of text
 FRESH = "texts like those that judge"  # what chose, if the texts that judge are of another recording
 FEWEST = 2  # experts of a group: some routers judge a group by its two best
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a layer's experts, cut unless others are asked for
@@ -33,10 +33,10 @@ class LayerLimits:
     experts: int  # without those that compute nothing, which stay
     top_k: int
     groups: int = 1  # of experts in order and of equal size, from each of which as many are cut
-    groups_kept: int = 1  # of which a token's experts come from so many
+    groups_kept: int = 1  # groups that the experts of one token come from
 
     def why_not(self, cut: int) -> str:
-        """Why so many cannot be cut, as a sentence without its subject; "" where they can."""
+        """Say why this many experts cannot be cut, as a sentence without its subject; "" if they can."""
         if cut % self.groups:
             return (
                 f"has {self.groups} groups of {self.experts // self.groups} experts, which must stay of one size. Cut "
@@ -90,9 +90,8 @@ def expert_scores(trace: RoutingTrace) -> pd.DataFrame:
 def cut_order(
     scores: pd.DataFrame, criterion: str, limits: Mapping[int, LayerLimits], seed: int = 0, draw: int = 0
 ) -> Order:
-    """The experts of each layer in the order in which a criterion cuts them; of equal ones the lower id first.
-
-    Where a router chooses groups first, one expert of each group goes after the other, so that groups stay of one size.
+    """Return each layer's experts in the order in which a criterion cuts them; ties go by the lower id. If a router
+    chooses groups first, one expert of each group goes after the other, so that groups stay of one size.
 
     scores   of `expert_scores`.
     seed     with `draw`, of the order at random.
@@ -110,7 +109,7 @@ def cut_order(
 
 
 def first_to_go(order: Order, cut: int) -> dict[int, tuple[int, ...]]:
-    """Of each layer the first so many, as `moeviz.Mute` takes them."""
+    """Return the first `cut` experts of each layer, as `moeviz.Mute` takes them."""
     return {layer: tuple(sorted(experts[:cut])) for layer, experts in order.items()}
 
 
@@ -151,7 +150,7 @@ def cut_in_all(
 
 
 def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
-    """How much worse texts are predicted without some experts, which other texts chose; without rows of single kinds.
+    """The increase in loss of texts without some experts, which other texts chose; without rows of single kinds.
 
     Experts are ranked by each criterion on the texts that choose (REAP: mean gate x norm of output), and as many of
     each layer go. The texts that judge are read without them, as if the model did not have them: routers take their
@@ -159,8 +158,8 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
 
     losses   of `moeviz.analyses.pruning.result.PruningCurve`.
 
-    One row per criterion and number cut. Columns: criterion str · cut int64 (experts a layer) · share float64 · tokens
-    int64 · loss, loss_increase float64 (nats a token) · sd float64 (of draws at random; NaN elsewhere).
+    One row per criterion and number cut. Columns: criterion str · cut int64 (experts per layer) · share float64 ·
+    tokens int64 · loss, loss_increase float64 (nats per token) · sd float64 (of draws at random; NaN elsewhere).
 
     Source: REAP (arXiv 2510.13999), equation 9 for its criterion.
     """
@@ -169,13 +168,13 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_by_kind(losses: pd.DataFrame) -> pd.DataFrame:
-    """How much worse each kind of text is predicted without some experts, beside as many cut at random.
+    """The increase in loss of each kind of text without some experts, compared with as many cut at random.
 
     losses   rows of `PruningCurve` for one number cut, of one criterion and those of `random`.
 
-    One row per kind of text, the one that loses most first; none where there is one kind. Columns: kind str · tokens
-    int64 (predicted) · loss, loss_increase float64 (nats a token) · at_random float64 (mean increase over the draws;
-    NaN where there are none).
+    One row per kind of text, the one that loses most first; none if there is one kind. Columns: kind str · tokens
+    int64 (predicted) · loss, loss_increase float64 (nats per token) · at_random float64 (mean increase over the draws;
+    NaN without draws).
     """
     kinds = losses[(losses["chosen_on"] == ALL) & (losses["judged_on"] != ALL)].rename(columns={"judged_on": "kind"})
     chance = kinds[kinds["criterion"] == RANDOM].set_index("kind")["loss_increase"]
@@ -185,7 +184,7 @@ def cost_by_kind(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_cuts(cuts: Sequence[int], limits: Mapping[int, LayerLimits]) -> None:
-    """Raise `CaptureError` where a layer cannot lose so many experts."""
+    """Raise `CaptureError` if a layer cannot lose this many experts."""
     for cut in cuts:
         for layer, limit in limits.items():
             if why := limit.why_not(cut):

@@ -35,7 +35,7 @@ PLACES = ((32, "first 32 tokens"), (96, "tokens 32 to 95"), (np.inf, "token 96 a
 
 
 class RouteCost(NamedTuple):
-    """What route regret takes for a text: routes of a token, forwards of all layers, and passes of the head."""
+    """The cost of route regret for a text: routes of a token, forwards of all layers, and passes of the head."""
 
     routes: int
     forwards: float
@@ -248,11 +248,11 @@ def blind_spots(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def whose_route(regret: RouteRegret) -> pd.DataFrame:
-    """Give tokens the routes of other tokens: what of a router's choice is the token's own?
+    """Give tokens the routes of other tokens, to see how much of a router's choice is the token's own.
 
     One row each: its own · another token's · another token's of the kind of text · of the kind and class of token · the
     layer's commonest · at random (the mean of all others). Columns: route str · rank, rank_ties float64 (0.5 is chance)
-    · more float64 (nats a token, above its own) · gained float64 (1 - more, of that at random: the share of what the
+    · more float64 (nats per token, above its own) · gained float64 (1 - more, of that at random: the share of what the
     router gains that this route gains too). Others' routes are drawn five times (seed 0), and means given.
 
     Raises `MissingField` unless every set of experts is among the routes.

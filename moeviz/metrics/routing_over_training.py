@@ -1,4 +1,4 @@
-"""How early in training the routing settles: the same text at an earlier checkpoint and at the final one."""
+"""The point in training at which the routing settles: the same text at an earlier checkpoint and at the final one."""
 
 from collections.abc import Mapping
 
@@ -16,11 +16,11 @@ IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
 
 @needs_tokens
 def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
-    """How much of the final routing was already decided at an earlier checkpoint, layer by layer.
+    """The share of the final routing that an earlier checkpoint had already decided, layer by layer.
 
     Two traces of the same tokens, from an earlier and from the final checkpoint of one model. Saturation is the share
     of a token's experts at the earlier checkpoint that it also has at the final one, mean over tokens: for all k
-    choices, and for the first choice alone (slot 0 of both).
+    choices, and for the first choice only (slot 0 of both).
 
     `chance` is what routers that choose at random would share: k / E, and 1 / E for the first choice. `load_chance` is
     what these routers would share if the tokens of the two traces were matched at random: it is above chance if both

@@ -1,4 +1,4 @@
-"""Shares beside chance: how likely one is by luck, and how far apart the distributions of two rows are."""
+"""Shares compared with chance: the probability of one, and the distance between the distributions of two rows."""
 
 from math import log
 
@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Num
 
-RARE = 0.001  # how seldom luck may bring what is said
+RARE = 0.001  # the highest probability by chance of what a sentence reports
 STANDS_OUT = 1.5  # times chance, from which on something is worth a word
-HANDFUL = 8  # tokens: of fewer, nothing is said of what stands out
+HANDFUL = 8  # tokens: with fewer, no sentence reports what stands out
 
 
 def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:

@@ -1,4 +1,4 @@
-"""What a plan made on one recording keeps on another: next to a fresh plan of that one, and to plans at random."""
+"""The worth of a plan made on one recording for another, compared with a fresh plan and with random plans."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,13 +9,13 @@ from moeviz.claims import Claim
 from moeviz.metrics import captions
 
 MANY = 100  # plans at random
-BEATEN = 0.05  # share of them that may be better than a plan which is better than luck
+BEATEN = 0.05  # share of the random plans that may beat a plan which counts as better than chance
 GOOD = 0.9  # of what a fresh plan gains, for a plan that is still good
 STILL, OLDER, CHANCE, NOTHING = "Still good", "Gets old", "No better than chance", "Nothing to gain"
 
 
 class Staleness(NamedTuple):
-    """What a plan of one recording is worth on another; in the unit of `figure`, one of `captions.FIGURES`."""
+    """The worth of one recording's plan on another, in the unit of `figure`, one of `captions.FIGURES`."""
 
     plan: str
     figure: str
@@ -23,7 +23,7 @@ class Staleness(NamedTuple):
     fresh: float  # a plan of other tokens of the second
     chance: float  # the mean of plans at random
     luck: float  # the worst of the best twentieth of these, or the best
-    kept: float  # share of the gain of `fresh` over chance that `stale` has; NaN where `fresh` does not beat luck
+    kept: float  # share of the gain of `fresh` over chance that `stale` has; NaN if `fresh` does not beat chance
     verdict: str
 
 

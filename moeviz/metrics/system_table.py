@@ -15,7 +15,7 @@ OVER_TIME = "time step"  # a layer of this kind has the experts of the one befor
 
 
 def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
-    """How the work of each trace's last layer is divided among its experts, and how confident its router is.
+    """The division of work among the experts of each trace's last layer, and the confidence of its router.
 
     Every token counts as 1, divided among its experts in proportion to their weights; that way, gates that send
     everything to all experts can be compared with those that choose one. Weights below 0 count as 0; a token without a
@@ -55,7 +55,7 @@ def _of(name: str, trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _ends(trace: RoutingTrace) -> np.ndarray:
-    """The row of axis L at which each token is taken."""
+    """Return the row of axis L at which each token is taken."""
     last = len(trace.model.layers) - 1
     if trace.model.layer_kind != OVER_TIME:
         return np.full(len(trace.tokens), last)

@@ -16,11 +16,11 @@ SHARE = 0.2  # of a layer's work, as in the paper
 
 @needs_tokens
 def tune_targets(pair: Pair, score: str = "token", share: float = SHARE) -> pd.DataFrame:
-    """Find the experts that do most of the work on a task's texts, and of these the ones that are of this task.
+    """Find the experts that do most of the work on a task's texts, and those of them that are specific to it.
 
-    Of each layer, experts are taken from the highest score down until their scores add up to `share`: this is ESFT's
+    In each layer, experts are taken from the highest score down until their scores add up to `share`: this is ESFT's
     rule, and it takes experts that do much on any text too. A target is one of these that the task's texts also use
-    more than other texts do, beyond luck (`contrast`).
+    more than other texts do, beyond chance (`contrast`).
 
     pair    two traces of one model: of the task's texts, and of others.
     score   "token": the share of a text's slots that an expert has. "gate": its weights' share of a text's.
@@ -35,7 +35,8 @@ def tune_targets(pair: Pair, score: str = "token", share: float = SHARE) -> pd.D
     Raises `InvalidTrace` for another score or share, and what `contrast` raises; `MissingField` where weights are
     asked for and not recorded.
 
-    Source: the expert relevance scores of ESFT (arXiv 2407.01906); its rule knows no other texts, and no luck.
+    Source: the expert relevance scores of ESFT (arXiv 2407.01906); its rule compares with neither other texts nor
+    chance.
     """
     if score not in SCORES:
         raise InvalidTrace(f"There is no score {quoted(score)}. Choose one of {', '.join(SCORES)}.")
@@ -69,7 +70,7 @@ def tune_targets(pair: Pair, score: str = "token", share: float = SHARE) -> pd.D
 
 
 def _first_to(share: float, scores: np.ndarray) -> np.ndarray:
-    """True for the experts with the highest scores, as few as add up to the share; of equal ones the lower id first."""
+    """Mark the fewest experts whose highest scores add up to the share; ties go by the lower id."""
     order = np.argsort(-scores, kind="stable")
     before = np.cumsum(scores[order]) - scores[order]
     chosen = np.zeros(len(scores), bool)

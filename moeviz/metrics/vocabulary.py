@@ -42,7 +42,7 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
 
     The vocabulary specialization of expert i for token x is N_xi / N_x: the share of the occurrences of x, as input,
     for which the router chose i, in any slot. The shares of a token sum to k over a layer's experts. Few occurrences
-    give high shares by luck, so tokens that occur fewer than `at_least` times are left out.
+    give high shares by chance, so tokens that occur fewer than `at_least` times are left out.
 
     One row per layer, expert and token: at most `most` tokens per expert, highest share first (ties: the more frequent
     token, then the one that came first); experts without such tokens have no row. Columns: layer int32 (the model's own
@@ -90,12 +90,12 @@ def top_of_layer(
 
 @per_layer
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """How strongly each token of a layer keeps to one expert: the mean over the vocabulary, and what luck would give.
+    """The degree to which each token of a layer keeps to one expert: mean over the vocabulary, and by chance.
 
     For each token of the vocabulary: the share of its occurrences that are routed to its main expert, the one it is
     routed to most often. The result is the mean over all tokens that occur at least `at_least` times, each counting
     once. In a few occurrences some expert always comes out first, and a busy expert is the main expert of many tokens,
-    so this mean is above k / E by luck. `shuffled` measures that luck: the mean over 20 shuffles (seed 0) of the tokens
+    so this mean is above k / E by chance. `shuffled` measures that: the mean over 20 shuffles (seed 0) of the tokens
     among the positions of the trace, which keep their experts. If a token occurs in only one text, what the text does
     to the routing counts as the token's doing.
 
@@ -119,7 +119,7 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
 
 @per_layer
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """How strongly the tokens of each expert keep to it.
+    """The degree to which each expert's tokens keep to it.
 
     A token belongs to its main expert, the one it is routed to most often (ties: the lower id), with the share of its
     occurrences that go there. An expert's specialization is the mean over the tokens that belong to it, each token of
@@ -127,7 +127,7 @@ def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> 
 
     One row per layer and expert. Columns: layer int32 · expert int16 · token_ids int64 (how many belong to it) ·
     specialization float64 (share of a token's occurrences; NaN if no token belongs to the expert) · shuffled float64
-    (what luck gives, for the layer: see `vocabulary_by_layer`) · chance float64 (k / E). Raises `InvalidTrace` if no
+    (what chance gives, for the layer: see `vocabulary_by_layer`) · chance float64 (k / E). Raises `InvalidTrace` if no
     token occurs `at_least` times.
 
     Source: OLMoE (arXiv 2409.02060), section 5.4, 'per expert'; the mean as in its script run_moe_analysis.py.
@@ -164,7 +164,7 @@ class _Vocabulary:
     text: np.ndarray
 
     def counts(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "V E"]:
-        """How often each of them chose each expert."""
+        """Count the choices of each expert."""
         return _counts(self.row, len(self.occurrences), experts, num_experts)
 
     def shares(self, counts: Int64[np.ndarray, "V E"]) -> Float64[np.ndarray, " V"]:
@@ -204,7 +204,7 @@ def _vocabulary(trace: RoutingTrace, at_least: int) -> _Vocabulary:
 
 
 def _chance(experts: Int16[np.ndarray, "T K"], num_experts: int) -> float:
-    """k / E, with k the slots that a token has filled on average."""
+    """Return k / E, with k the mean number of filled slots per token."""
     return float((experts >= 0).sum()) / max(len(experts), 1) / num_experts
 
 
@@ -218,7 +218,7 @@ def _counts(
 
 @per_layer
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
-    """How the tokens of each kind of text (words, digits, spaces …) are divided among the experts, layer by layer.
+    """The division of each kind of token (words, digits, spaces …) among the experts, layer by layer.
 
     `share` is a share of the kind's assignments (filled slots) in the layer, so a kind's shares sum to 1. `lift`
     compares it with the share of all tokens: 1 means that the kind uses the expert as all tokens do, 2 twice as much.

@@ -1,4 +1,4 @@
-"""Who takes a word: its places in the texts, and the experts that have more weight on its tokens than on all."""
+"""The places of a word in the texts, and the experts that have more weight on its tokens than on all."""
 
 import re
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from moeviz.metrics.vocabulary import DIGITS, PUNCTUATION, SPECIAL, kind_of
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
-FEW = 8  # tokens of a word below which experts are not told apart
+FEW = 8  # tokens of a word below which experts are not compared
 CLEARLY = 0.05  # more of the weight than usual, at the lower end of the interval
 LOWER = 1.64  # standard errors: the lower end of a 90 % interval
 LONGEST_WORD, LONGEST_TOKEN = 100, 200  # characters that are searched for, and of a token that are searched
-BETWEEN = "\0"  # texts, and in place of special tokens
+BETWEEN = "\0"  # texts, and instead of special tokens
 CLASSES = (DIGITS, PUNCTUATION)  # of tokens that can be asked for by name
 
 
@@ -42,9 +42,9 @@ class WordTokens:
 def tokens_of_word(trace: RoutingTrace, word: str) -> WordTokens:
     """Find a word in the texts as they are written, so that it may be of several tokens.
 
-    Whole words count first; where there is none, parts of words; then both in any case. A single digit is looked for in
-    numbers too, and `digits` and `punctuation` are classes of tokens. Of a token 200 characters are searched, and
-    special tokens are not. Raises `MoevizError` for an empty word, or one of more than 100 characters.
+    Whole words count first; if there are none, parts of words; then both, ignoring case. A single digit is looked for
+    in numbers too, and `digits` and `punctuation` are classes of tokens. The first 200 characters of a token are
+    searched; special tokens are not. Raises `MoevizError` for an empty word, or one of more than 100 characters.
     """
     word = word.replace(BETWEEN, "").strip()
     if not word or len(word) > LONGEST_WORD:
@@ -68,7 +68,7 @@ def tokens_of_word(trace: RoutingTrace, word: str) -> WordTokens:
 
 
 def _ways(word: str) -> Iterator[tuple[str, int, str]]:
-    """Patterns in the order in which they are tried, and what is said of the tokens that one finds."""
+    """List patterns in the order in which they are tried, each with words for the tokens that it finds."""
     exact = re.escape(word)
     is_word = bool(re.fullmatch(r"\w(.*\w)?", word, re.DOTALL)) and not re.fullmatch(r"\d", word)
     for flags, case in ((0, ""), (re.IGNORECASE, " in any case")):
@@ -78,13 +78,13 @@ def _ways(word: str) -> Iterator[tuple[str, int, str]]:
 
 
 def _written(text: str) -> str:
-    """A token as it stands in the text; of a part of a character, the whole character."""
+    """Return a token as it stands in the text; for a part of a character, the whole character."""
     part = PART_OF_CHARACTER.fullmatch(text)
     return (part[1] if part else text)[:LONGEST_TOKEN]
 
 
 def _joined(trace: RoutingTrace, codes: np.ndarray, pieces: list[str]) -> tuple[str, np.ndarray, np.ndarray]:
-    """All texts as one, and where each token begins and ends in it: parts of a character at the same place."""
+    """Join all texts, and return where each token begins and ends: parts of a character at the same place."""
     texts = trace.tokens["text"].to_numpy(object)
     sequence = trace.tokens["sequence"].to_numpy()
     starts: list[int] = []
@@ -111,8 +111,8 @@ def who_takes(trace: RoutingTrace, tokens: Bool[np.ndarray, " T"]) -> pd.DataFra
     """The experts that take some tokens clearly more than others.
 
     `share` is an expert's part of these tokens' weight (a token's weights at a layer sum to 1 here), or without weights
-    its share of the tokens themselves. Ranked by the lower end of a 90 % interval (Wilson) of `share` less `usual`, the
-    same of all tokens, and left out where that is no more than 0.05: at 2 experts of 8 a token, some expert of each
+    its share of the tokens themselves. Ranked by the lower end of a 90 % interval (Wilson) of `share` less `usual`,
+    its share of all tokens, and left out if that is at most 0.05: at 2 experts of 8 a token, some expert of each
     layer has nearly all of any word, often as a faint second choice.
 
     tokens   which of the trace's; see `tokens_of_word`.
@@ -155,7 +155,7 @@ def _takers(trace: RoutingTrace, row: int, tokens: Bool[np.ndarray, " T"]) -> pd
 
 
 def _lower_end(share: np.ndarray, of: int) -> np.ndarray:
-    """Of Wilson's interval of a share of so many; 0 of none."""
+    """Return the lower end of Wilson's interval of a share; 0 without tokens."""
     if not of:
         return np.zeros_like(share)
     z = LOWER

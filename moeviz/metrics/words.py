@@ -1,4 +1,4 @@
-"""How sentences say numbers, names and tokens. Of strangers' text they quote what is there: for text nodes only."""
+"""Numbers, names and tokens in sentences. Strangers' text is quoted as it is: for text nodes only."""
 
 import re
 from typing import Any
@@ -32,7 +32,7 @@ def _harmless(word: str, otherwise: str) -> str:
 
 
 def in_words_of(model: ModelInfo, sentence: str) -> str:
-    """A sentence about tokens, kinds of text and layers in the words of a model that routes something else.
+    """Put a sentence about tokens, kinds of text and layers into the words of a model that routes something else.
 
     What it quotes stays as it is.
 
@@ -54,7 +54,7 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
 
 
 def _after(article: str | None, word: str) -> str:
-    """A word after "a" or "an", as it sounds, or after neither."""
+    """Put a word after "a" or "an", by its sound, or after neither."""
     if article is None:
         return word
     return f"{article}{'n' if re.match('[aeio]|u(?!ni|se)', word) else ''} {word}"

@@ -16,7 +16,7 @@ CAUTION = "Counted at layers 0, 7 and 15 alone, by the authors of OLMoE (allenai
 
 
 def published_counts(model: str = "Mixtral-8x7B") -> ExpertCounts:
-    """How often each expert of Mixtral-8x7B or OLMoE-1B-7B was chosen, by domain: code, books and the web.
+    """The number of choices of each expert of Mixtral-8x7B or OLMoE-1B-7B, by domain: code, books and the web.
 
     208,896 tokens of each of three domains (github, book, c4), at layers 0, 7 and 15. Raises `InvalidTrace` for another
     model.

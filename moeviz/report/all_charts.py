@@ -66,7 +66,7 @@ def charts_zip(
 
 
 def _files(chart: Chart, trace: RoutingTrace, chosen: Choices) -> Iterator[tuple[str, bytes]]:
-    """The suffix and the bytes of each file of a chart: all of them are made before the first is handed on."""
+    """Return the suffix and the bytes of each file of a chart: all are made before the first is written."""
     if trace.tokens.empty:
         raise InvalidTrace(NO_TOKENS)
     frame = chart.measure(part_of(trace, chart, chosen))
@@ -75,7 +75,7 @@ def _files(chart: Chart, trace: RoutingTrace, chosen: Choices) -> Iterator[tuple
 
 
 def _add(file: ZipFile, name: str, data: bytes) -> None:
-    """Without the time of day, so that the same trace gives the same file."""
+    """Add a file without the time of day, so that the same trace gives the same archive."""
     file.writestr(ZipInfo(name), data, ZIP_DEFLATED)
 
 

@@ -62,7 +62,7 @@ def _contents() -> str:
 
 
 def _text(trace: RoutingTrace, layer: int) -> str:
-    """The tokens, each in the colour of its first-choice expert, with that expert's id; or with the ids of all."""
+    """Show each token in the colour of its first-choice expert, with that expert's id, or with the ids of all."""
     at, shown = trace.model.layers.index(layer), min(len(trace.tokens), MAX_TOKENS)
     experts = trace.experts[at, :shown]
     colours = theme.expert_colours(trace.model.num_experts[at], theme.focus(experts[:, 0])) if trace.ordered else []
@@ -100,14 +100,14 @@ def _legend(trace: RoutingTrace, at: int) -> str:
 
 
 def _without_expert(experts: np.ndarray) -> str:
-    """Explain the marks of tokens without an expert, as far as they occur."""
+    """Explain the marks of tokens without an expert, if they occur."""
     dropped = " – is a token without an expert." if (experts[:, 0] == NO_EXPERT).any() else ""
     missing = " ? is one whose experts are not recorded." if (experts[:, 0] == NOT_RECORDED).any() else ""
     return dropped + missing
 
 
 def _token(text: str, experts: np.ndarray, colours: Sequence[str], phase: str) -> str:
-    """`colours` has one entry per expert, or none; then all ids are given."""
+    """Show one token. `colours` has one entry per expert, or none; then all ids are given."""
     first = int(experts[0])
     colour = f"c{TOKEN_COLOURS.index(colours[first])}" if colours and first >= 0 else ""
     colour = "missing" if first == NOT_RECORDED else colour
@@ -124,7 +124,7 @@ def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
 
 
 def _chart(chart: Chart, topic: str, trace: RoutingTrace, chosen: Choices) -> str:
-    """Question, reading, picture, method and numbers of one chart, or why it cannot be drawn."""
+    """Show question, reading, picture, method and numbers of one chart, or why it cannot be drawn."""
     chart = chart.of(trace.model)
     question = f"<h3>{escape(chart.question)}</h3>"
     try:
@@ -154,7 +154,7 @@ def _numbers(frame: pd.DataFrame, topic: str) -> str:
 
 
 def _cells(column: pd.Series) -> list[str]:
-    """Cells of one column; empty where it has no value."""
+    """Format the cells of one column, empty for a missing value."""
     if pd.api.types.is_float_dtype(column):
         shown = [f"{value:.6g}" for value in column.fillna(0)]
     elif pd.api.types.is_numeric_dtype(column):

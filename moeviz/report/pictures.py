@@ -115,7 +115,7 @@ SIDES = ("top", "right", "bottom", "left")
 
 
 class Small(Unchecked):
-    """The same of a chart as a small picture: without axes, legends, tooltips and what is written."""
+    """A chart as a small picture: without axes, legends, tooltips and text."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chart as Vega-Lite, as wide as its place."""

@@ -71,7 +71,7 @@ class View:
         return path
 
     def _repr_html_(self) -> str:
-        """The page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
+        """Show the page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
         name = f"Routing of {visible(self.trace.model.name)}"
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" title="{escape(name)}" '
@@ -196,7 +196,7 @@ def _tokens(trace: RoutingTrace) -> list[dict[Hashable, Any]]:
 
 
 def _marks(trace: RoutingTrace) -> list[str]:
-    """Return a mark for each token: where the next of several texts begins, or what was generated; mostly none."""
+    """Return a mark for each token: where the next of several texts or generation begins; usually none."""
     sequence, phase = trace.tokens["sequence"], trace.tokens["phase"].astype("str")
     begins = sequence != sequence.shift()
     generated = (phase == "generated") & (begins | (phase.shift() == "prompt"))
@@ -222,7 +222,7 @@ def _packed_vega() -> str:
 
 
 def _packed(text: str) -> str:
-    """Compressed, and in letters that no page and no attribute takes for its own."""
+    """Compress the page into characters that no page and no attribute interprets."""
     return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 

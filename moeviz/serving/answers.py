@@ -1,6 +1,6 @@
-"""Questions about serving a routing, each with a sentence that answers it: `moeviz decide`, and the cards of Serve.
+"""Questions about serving a routing, each answered in a sentence: `moeviz decide`, and the cards of Serve.
 
-One is about memory for experts: split over layers where it buys most hits, beside an equal split.
+One is about memory for experts: split over layers for the most hits, compared with an equal split.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ class Curves(NamedTuple):
     requests: int
 
     def rate(self, places: Int64[np.ndarray, " L"]) -> float:
-        """The share of requests that are hits, where layers keep so many experts."""
+        """Return the share of requests that are hits, if layers keep this many experts."""
         return float(sum(hits[at] for hits, at in zip(self.hits, places, strict=True)) / self.requests)
 
 
@@ -214,7 +214,7 @@ def decide(
 
 
 def _with_limits(found: dict[str, Answer], question: str, trace: Counted, again: int) -> Answer:
-    """Add to a verdict what was seen for it, and what the other verdict on the same loads makes of it."""
+    """Add to a verdict what was observed for it, and the other verdict on the same loads."""
     one, seen = found[question], next(windows(trace), None)
     says = [one.sentence]
     if again:
@@ -230,7 +230,7 @@ DRIFTS = "Loads drift"
 
 
 def answer(question: str, find: Callable[[], tuple[str | None, pd.DataFrame]]) -> Answer:
-    """Return the answer that `find` gives, or the sentence that says why there is none."""
+    """Return the answer that `find` gives, or a sentence that explains why it gives none."""
     try:
         said, figures = find()
     except MoevizError as error:
@@ -291,7 +291,7 @@ def _drift(trace: Counted) -> tuple[str | None, pd.DataFrame]:
 
 
 def _of_nothing(trace: Counted) -> str | None:
-    """Return why tokens in order are not judged, such as one token; None of counts in no order."""
+    """Explain why tokens in order are not judged, such as one token; None for counts in no order."""
     return None if next(windows(trace), None) is None else captions.few_choices(0, ENOUGH)
 
 

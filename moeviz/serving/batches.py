@@ -1,4 +1,4 @@
-"""How many different experts a batch of tokens needs: the weights that one decode step reads."""
+"""The number of different experts that a batch of tokens needs: the weights that one decode step reads."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class Uses(NamedTuple):
 
     @property
     def number(self) -> Int64[np.ndarray, " s"]:
-        """Of uses, in a stretch."""
+        """Return the number of uses in a stretch."""
         number: Int64[np.ndarray, " s"] = self.last - self.first + 1
         return number
 
@@ -48,9 +48,9 @@ def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd
     comparison, `even`: tokens that choose k of E experts at random, and `most`: the highest number that there can be.
     `random` is never above `even`; the others may be, where texts of different kinds use different experts.
 
-    One row per layer and batch. Columns: layer int32 · batch int32 (B) · random float64 · sequences float64 (NaN where
-    there are fewer than B sequences) · consecutive float64 (NaN where no sequence has B tokens) · even float64 · most
-    int32. Counts alone give `random`, `even` and `most`, and NaN for the two that need each token. Weights read by a
+    One row per layer and batch. Columns: layer int32 · batch int32 (B) · random float64 · sequences float64 (NaN for
+    fewer than B sequences) · consecutive float64 (NaN where no sequence has B tokens) · even float64 · most
+    int32. Counts give `random`, `even` and `most`, and NaN for the two that need each token. Weights read by a
     step: the sum over layers of distinct experts x bytes of an expert, and all other weights once. Raises
     `MoevizError` for batches of no tokens.
 
@@ -84,7 +84,6 @@ def _of_counts(found: LayerCounts, experts: int, sizes: Int64[np.ndarray, " B"],
 def _without_order(
     layer: int, sizes: Int64[np.ndarray, " B"], counts: Num[np.ndarray, " E"], tokens: int, top_k: int
 ) -> Columns:
-    """All columns; NaN for those that need each token."""
     E, absent, unknown = len(counts), 1 - counts / max(tokens, 1), np.full(len(sizes), np.nan)
     columns: Columns = {"layer": np.full(len(sizes), layer, np.int32), "batch": sizes.astype(np.int32)}
     columns["random"] = (1 - absent ** sizes[:, None]).sum(axis=1) if tokens else unknown
@@ -149,7 +148,7 @@ def _in_a_row(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> F
 
 
 def _windows(lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """How many windows of each size lie in stretches of which `lengths[g]` are g long."""
+    """Count the windows of each size in stretches of which `lengths[g]` are g long."""
     return lengths[::-1].cumsum().cumsum()[::-1]
 
 

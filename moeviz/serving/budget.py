@@ -19,7 +19,7 @@ from moeviz.serving.cache import expert_cache, hits_of_most
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
 SECOND_HALF, SAME_TOKENS, OTHER_LABELS = "second half", "same tokens", "other labels"
 SHOWN = ("lru", "static", "bound")
-STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
+STANDARD_ERRORS = 4  # for a caption: chance brings as much once in some ten thousand times
 
 
 class Budget(NamedTuple):
@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 
 
 def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int | None = None) -> pd.DataFrame:
-    """The hit rate of a cache of experts by its size, the mean over the model's layers, and what is fetched for misses.
+    """The hit rate of a cache of experts by its size, as the mean over layers, and the bytes fetched for misses.
 
     `lru`: the expert whose last use is longest ago gives way. `static`: the experts with the most requests in the first
     half of the tokens stay for good. `bound`: no policy that fetches experts when they are needed has more hits.
@@ -43,7 +43,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     policy str · judged_on str ("second half", "same tokens", "other labels") · rate float64 (layers weigh as they have
     requests) · requests int64 (of all tokens and layers) · gigabytes float64 (of the cache) · gigabytes_a_token float64
     (fetched for misses) · chosen bool (whether it is `capacity`). An expert has `expert_bytes`; without it,
-    gigabytes are NaN. Counts alone give `chance` and `static`, judged on the same tokens; counts by label also
+    gigabytes are NaN. Counts give `chance` and `static`, judged on the same tokens; counts by label also
     `others`, where each label is judged by the experts that the other labels use most. Raises `MoevizError` for a size
     of an expert that is not above 0.
 
@@ -76,7 +76,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
 
 
 def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
-    """How many experts of each layer so many gigabytes hold, and what all experts take.
+    """Return the experts per layer that these gigabytes hold, and the gigabytes of all experts.
 
     >>> from moeviz.testing import sample_trace
     >>> budget_of(sample_trace(layers=4, experts=8), 0.020, 1e6)
@@ -125,10 +125,11 @@ def most_used_sentence(trace: Counted) -> Claim:
 
 
 def most_used_by_label(counts: ExpertCounts) -> pd.DataFrame:
-    """Measure what the half of the experts that other labels use most has of each label's assignments.
+    """Measure the share of each label's assignments that go to the half of the experts that other labels use most.
 
     One row per label. Columns: label str · tokens int64 · share float64 (of its assignments, over all layers) · chance
-    float64 (experts of those halves / all experts). Labels without assignments have no rows, and neither has one alone.
+    float64 (experts of those halves / all experts). Labels without assignments have no rows, and neither has a single
+    label.
     Raises `MissingField` for counts that are not by label.
     """
     counts = counts.counts_by_label("What other labels use most")
@@ -149,7 +150,6 @@ def most_used_by_label(counts: ExpertCounts) -> pd.DataFrame:
 
 
 def _of_fixed_sets(trace: Counted) -> pd.DataFrame:
-    """The `expert_cache` of sets that are there from the beginning: their first uses find them."""
     rates = expert_cache(trace, policies=("static",))
     first = rates[["capacity", "compulsory"]].min(axis=1) / rates["requests"].clip(lower=1)
     return rates.assign(static=rates["static"] + first)
@@ -166,7 +166,7 @@ def _rows_of_sizes(layer: Int[np.ndarray, " n"], least: int) -> Int64[np.ndarray
 
 
 def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C L"]) -> Float64[np.ndarray, " C"]:
-    """The mean over layers that have a rate; NaN where none has."""
+    """Return the mean over layers that have a rate; NaN if none has."""
     known = ~np.isnan(rates) & (weights > 0)
     total = np.where(known, weights, 0).sum(axis=1)
     mean = np.where(known, rates * weights, 0).sum(axis=1) / np.where(total > 0, total, 1)

@@ -1,4 +1,4 @@
-"""How often the experts that a step needs are already in fast memory, by the size of the cache and what it keeps.
+"""The share of a step's experts that are already in fast memory, by the cache's size and policy.
 
 Every policy but `static` is a stack algorithm: what a cache of C experts holds, one of C + 1 holds too. So one pass
 gives, for each request, the smallest cache that would have had the expert (its depth), and a cache of C hits the
@@ -60,7 +60,7 @@ def lru_depths(asked: Requests) -> Depths:
 
 
 def _blocks(asked: Requests, size: int) -> Iterator[tuple[int, int, slice]]:
-    """So many steps at a time: first and last step, and which requests they are."""
+    """Yield blocks of at most `size` steps: first and last step, and their requests."""
     bounds = [*range(0, asked.steps, size), asked.steps]
     rows = np.searchsorted(asked.step, bounds)
     for (start, stop), (first, end) in zip(pairwise(bounds), pairwise(rows.tolist()), strict=True):
@@ -108,7 +108,7 @@ def random_depths(asked: Requests, seed: int) -> Depths:
 def _restacked(
     asked: Requests, key: Callable[[int, int], tuple[float, ...]], use: Callable[[int, list[int]], None]
 ) -> Depths:
-    """The depths of all requests, as `_depths`, where keys of all experts change with each step: the highest goes."""
+    """Return the depths of all requests, as `_depths`, if all keys change with each step: the highest is evicted."""
     experts = asked.expert.tolist()
     found: list[int] = []
     stack: list[int] = []
@@ -138,7 +138,7 @@ def _draws(seed: int) -> Iterator[float]:
 
 
 def _next_uses(asked: Requests) -> Int64[np.ndarray, " n"]:
-    """After each request, when the expert is used again, as a number: soonest lowest, then the lower id."""
+    """Rank each request's next use of the same expert: soonest lowest, then the lower id."""
     following = np.full(len(asked.step), asked.steps)
     order, again = _by_expert(asked)
     following[order[:-1][again]] = asked.step[order[1:][again]]
@@ -147,7 +147,7 @@ def _next_uses(asked: Requests) -> Int64[np.ndarray, " n"]:
 
 
 def _by_expert(asked: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Requests, expert by expert; and which of them have the next one of the same expert behind them."""
+    """Sort requests by expert; and mark those that a request of the same expert follows."""
     order = np.argsort(asked.expert, kind="stable")
     return order, asked.expert[order][1:] == asked.expert[order][:-1]
 
@@ -157,7 +157,7 @@ def _bounds(asked: Requests) -> Iterator[tuple[int, int]]:
 
 
 def _depths(asked: Requests, keys: Int64[np.ndarray, " n"], bypass: bool, by_next_use: bool = False) -> Depths:
-    """The depths of all requests, where the expert with the highest key gives way; `keys` are those after each request.
+    """Return the depths of all requests if the highest key is evicted; `keys` are those after each request.
 
     The stack holds the keys of the experts: a cache of C has the first C. A step goes down the stack as far as it finds
     experts that it requests, carrying those for which the caches so far had no room, and leaves the best of them in
@@ -195,7 +195,7 @@ def _depths(asked: Requests, keys: Int64[np.ndarray, " n"], bypass: bool, by_nex
 
 
 def _keys_before(asked: Requests, keys: Int64[np.ndarray, " n"]) -> list[int]:
-    """The key that each requested expert had before; NEW if it was not used before."""
+    """Return each requested expert's key before the request; NEW if it was not used before."""
     before = np.full(len(keys), NEW)
     order, again = _by_expert(asked)
     before[order[1:][again]] = keys[order[:-1][again]]
@@ -204,7 +204,7 @@ def _keys_before(asked: Requests, keys: Int64[np.ndarray, " n"]) -> list[int]:
 
 POLICIES = ("lru", "lfu", "lfru", "random", "static", "belady", "bound")
 USUAL_SHARED = ("lru", "static", "belady", "bound")
-DRAWS, DRAWN, MOST_DRAWS = 3, 50_000, 100  # of `random`: at least so many, for so many requests, and at most so many
+DRAWS, DRAWN, MOST_DRAWS = 3, 50_000, 100  # draws of `random`: at least, requests to draw for, and at most
 DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
     "lru": lambda asked: [lru_depths(asked)],
     "lfu": lambda asked: [lfu_depths(asked)],
@@ -218,7 +218,7 @@ DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
 def expert_cache(
     trace: Counted, capacities: Sequence[int] | None = None, policies: Sequence[str] = POLICIES, chunk: int = 1
 ) -> pd.DataFrame:
-    """The hit rate of a cache of C experts in each layer: how many of the requested experts are already there.
+    """The hit rate of a cache of C experts per layer: the share of requested experts that are already there.
 
     A step is `chunk` tokens in a row of one sequence: 1 when text is generated, more when a prompt is read in chunks.
     It requests the distinct experts of its tokens: so with chunks a hit counts once for all tokens that share the
@@ -241,8 +241,8 @@ def expert_cache(
     One row per layer and capacity (all by default). Columns: layer int32 (the model's own index) · capacity int32 (C) ·
     chunk int32 · steps int64 · requests int64 (the distinct experts of each step, added up) · compulsory int64 (first
     uses, which every cache misses) · chance float64 (C / E: a fixed set of C experts chosen at random) · then for each
-    policy its rate and its `_warm` rate float64 (hits / requests; NaN if there are no requests). Counts alone give
-    `static`, and NaN where the order of tokens is needed; counts by label give `static_warm` too, which then judges
+    policy its rate and its `_warm` rate float64 (hits / requests; NaN if there are no requests). Counts give
+    `static`, and NaN for what needs the order of tokens; counts by label give `static_warm` too, which then judges
     each label by the experts that the others use most. Raises `MoevizError` for capacities that a layer cannot have.
 
     **Source**: Mattson et al. 1970 (all sizes in one pass); Belady 1966; expert caches: Eliseev and Mazur
@@ -265,14 +265,14 @@ def expert_cache(
 
 
 def cache_tiers(trace: Counted, gpu: int, ram: int, policies: Sequence[str] = POLICIES, chunk: int = 1) -> pd.DataFrame:
-    """Where a requested expert is found if each layer keeps some in the GPU's memory, more in RAM, and all on disk.
+    """The tier that has a requested expert, if each layer keeps some in the GPU's memory, more in RAM, and all on disk.
 
-    What gives way on the GPU goes to RAM, and what gives way there is on disk alone: so both together hold what one
-    cache of `gpu + ram` experts holds, and the GPU what one of `gpu` holds (see `expert_cache`). `static` keeps the
+    An expert evicted from the GPU goes to RAM, and one evicted from there is only on disk: so both together hold what
+    one cache of `gpu + ram` experts holds, and the GPU what one of `gpu` holds (see `expert_cache`). `static` keeps the
     most used on the GPU, and the next in RAM.
 
     One row per policy, and `chance` for experts placed at random. Columns: policy str · gpu, ram, disk float64 (shares
-    of the requests in the second half of the steps; layers weigh as they have requests). Of counts alone only `static`
+    of the requests in the second half of the steps; layers weigh as they have requests). For counts, only `static`
     is known, judged on the same tokens, or, by label, on the other labels. Raises `MoevizError` for sizes that a layer
     cannot have.
 
@@ -294,7 +294,7 @@ def cache_tiers(trace: Counted, gpu: int, ram: int, policies: Sequence[str] = PO
 def shared_cache(
     trace: Counted, slots: Sequence[int] | None = None, policies: Sequence[str] = USUAL_SHARED
 ) -> pd.DataFrame:
-    """The hit rate of one cache for the experts of all layers, as in `expert_cache`, by the number of its places.
+    """The hit rate of one cache for the experts of all layers, as in `expert_cache`, by its number of slots.
 
     Steps run layer by layer within each token, so an expert is an expert of one layer. One row per number of slots
     (by default, as many as 1 … E - 1 experts a layer would take). Columns: slots int64 · per_layer float64 (slots / L)
@@ -316,7 +316,7 @@ def shared_cache(
 
 
 def _of_all_layers(trace: RoutingTrace) -> Requests:
-    """Steps in the order token 0 layer 0, token 0 layer 1, …; experts numbered through all layers."""
+    """Order steps as token 0 layer 0, token 0 layer 1, …; number experts through all layers."""
     parts, first, layers = [], 0, len(trace.model.layers)
     for found in layer_sets(recorded_together(trace)):
         asked = requests(found)
@@ -328,7 +328,7 @@ def _of_all_layers(trace: RoutingTrace) -> Requests:
 
 
 def draws_of(asked: Requests) -> int:
-    """How many draws of `random` to take, so that their mean is near what is expected: more where requests are few."""
+    """Return the number of draws of `random` for a mean near the expected one: more if requests are few."""
     return min(max(DRAWS, -(-DRAWN // max(len(asked.step), 1))), MOST_DRAWS)
 
 
@@ -351,7 +351,7 @@ def _rates(
 
 
 def _hits(depths: np.ndarray, late: np.ndarray, num_experts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Hits of a cache of each size from 0 on, in all steps and in late ones."""
+    """Count the hits of a cache of each size from 0 on, in all steps and in late ones."""
     every, second = (np.bincount(part, minlength=num_experts + 2).cumsum() for part in (depths, depths[late]))
     return every, second
 

@@ -1,4 +1,4 @@
-"""Whether a balanced placement is worth a trial: plans from some windows of time, judged on others, beside chance."""
+"""The case for a trial of a balanced placement: plans from some windows of time, judged on others, and by chance."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from moeviz.serving.captions import LITTLE
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
 
 ENOUGH = 1_000  # choices of a device, for a verdict
-TEXTS, STRETCHES = 8, 16  # of so many texts each is a window; fewer are cut into so many stretches
+TEXTS, STRETCHES = 8, 16  # each of this many texts is a window; fewer are cut into this many stretches
 MOST = 240  # windows; of more texts, neighbours share one
 WORTH = 0.05  # of the load of the busiest device
 DRAWS, RANK = 20, 1  # placements at random, and the place of the one to be beaten: 19 of 20 are worse
@@ -36,10 +36,10 @@ class LayerWindows(NamedTuple):
 
 
 def windows(trace: Counted) -> Iterator[LayerWindows]:
-    """Cut what was recorded into windows of time, layer by layer.
+    """Cut a recording into windows of time, layer by layer.
 
-    Of a trace, a window is a text, or, where it has fewer than eight, a sixteenth of its tokens; of more than 240
-    texts, neighbours share a window. Of counts by step, it is a step. Counts by label and counts of everything together
+    A trace's window is a text or, with fewer than eight texts, a sixteenth of its tokens; with more than 240 texts,
+    neighbours share a window. A window of counts by step is a step. Counts by label and counts of everything together
     are in no order, and have no windows. Raises `InvalidTrace` if the counts are a larger table than we make.
     """
     if isinstance(trace, RoutingTrace):
@@ -66,7 +66,7 @@ def _by_window(found: LayerSets, by_text: bool) -> Int64[np.ndarray, "W E"]:
 
 
 def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
-    """Judge how even devices' work is, with experts in order and balanced, on tokens that no plan was made from.
+    """Judge how even devices' work is, with experts in order and balanced, on tokens from which no plan was made.
 
     A plan of the first half of the windows (`windows`) is judged on the second half, and that of the second on the
     first; of eight windows or more also those of half of them on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
@@ -139,7 +139,7 @@ def _busiest(experts: int) -> int:
 
 
 def _kept(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
-    """Of the busiest quarter of experts, the share that is the busiest again."""
+    """Return the share of the busiest quarter of experts that is the busiest again."""
     busiest = _busiest(len(one))
     first, second = ({*np.argsort(-counts, kind="stable")[:busiest].tolist()} for counts in (one, other))
     return len(first & second) / busiest
@@ -159,7 +159,7 @@ def judged_twice(trace: Counted) -> Iterator[tuple[int, int, Judged]]:
 
 
 def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"], Bool[np.ndarray, " W"]]]:
-    """Yield what a plan is judged on, the windows that it is made from, and those that it is judged on."""
+    """Yield a name, the windows for the plan, and the windows that judge it."""
     place = np.arange(number)
     yield "the second half", place < number // 2, place >= number // 2
     yield "the first half", place >= number // 2, place < number // 2
@@ -211,8 +211,8 @@ def persistence(trace: Counted) -> pd.DataFrame:
     the share that is the busiest again) · chance float64 (busiest / num_experts) · moved float64 (share of choices that
     went to other experts: the total variation distance between the halves' loads) · dealt float64 (its mean where
     windows are dealt to halves at random, twenty times) · beyond bool (whether `moved` is more than in every one of
-    these deals, which luck brings once in 21 times). Layers without a choice in either half have no rows, and counts by
-    label or of everything together have none.
+    these deals, which chance brings once in 21 times). Layers without a choice in either half have no rows, and counts
+    by label or of everything together have none.
 
     **Source**: a permutation test (Fisher 1935) that deals whole windows, whose tokens are alike.
     """

@@ -1,6 +1,5 @@
-"""Memory of weights, keys and values, and of a step, and how many cards that takes.
-
-What it depends on was worked out beforehand for well-known models, so the first answer needs neither torch nor a
+"""Memory of weights, keys and values, and of a step, and the number of cards that hold it. The sizes of well-known
+models were computed in advance, so the first answer needs neither torch nor a
 network; `pytest --update-golden tests/serving/test_serving.py` writes that table anew.
 """
 
@@ -30,7 +29,7 @@ USUAL_CONTEXTS, USUAL_BATCHES = (4096, 32768), (1, 8, 64)
 def serving_memory(
     model: ServedModel, contexts: Sequence[int], batches: Sequence[int] = (1,), bits: Sequence[int] = (16,)
 ) -> pd.DataFrame:
-    """How much memory it takes to serve a model, and how many cards of each kind hold it.
+    """The memory for serving a model, and the number of cards of each kind that hold it.
 
     `context`: tokens kept of each sequence. `batch`: sequences at a time. `bits` of a weight; keys, values and buffers
     are in 16 bits. A step's buffers are an estimate: those of one layer, and the logits. Cards hold nothing twice, with
@@ -74,9 +73,9 @@ def _experts_that_fit(model: ServedModel, rest: int, one_a_layer: int) -> Iterat
 
 
 def what_fits(model: ServedModel, bits: int = 16) -> pd.DataFrame:
-    """How many cards of each kind hold a model with the keys and values of several requests, long and short.
+    """The number of cards of each kind that hold a model with the keys and values of several requests, long and short.
 
-    As `serving_memory`, with weights in so many bits, at 4,096 and 32,768 tokens of context, for 1, 8 and 64 sequences
+    As `serving_memory`, with weights in `bits` bits, at 4,096 and 32,768 tokens of context, for 1, 8 and 64 sequences
     at a time. Cards hold nothing twice, and a tenth of each is left free.
 
     One row per card, context and batch. Columns: card str · card_gb int64 · context, batch int64 · weight_bits int64 ·
@@ -107,7 +106,7 @@ def memory_on_cards(
     bits: Sequence[int] = PRECISIONS,
     context: int = USUAL_CONTEXT,
 ) -> pd.DataFrame:
-    """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
+    """Compare a model's memory at each precision with that of several cards, and count the experts that fit.
 
     card      one of `moeviz.parameters.CARDS`, or the memory of another in GB.
     context   tokens of the one sequence whose keys and values are kept.

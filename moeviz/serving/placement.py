@@ -24,7 +24,7 @@ STEP = 64  # tokens of a step whose imbalance is measured
 
 
 def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """How uneven the devices' work is, and how many devices a token reaches, for four placements of the experts.
+    """The imbalance of the devices' work, and the number of devices that a token reaches, for four placements.
 
     - `contiguous`: expert e on device e // (E / N), the default of serving frameworks
     - `balanced`: the same number on each device, packed by load (EPLB without copies)
@@ -32,8 +32,8 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     - `copies`: balanced, with redundant copies of the hottest experts (EPLB's global policy)
 
     A plan is made from the first half of the tokens, and `imbalance_fit` judges it on these; all else judges it on the
-    second half. All devices wait for the busiest, so 1 is the aim. Steps of 64 tokens are less even than their sum, by
-    luck; a server waits for steps.
+    second half. All devices wait for the busiest, so 1 is the aim. Steps of 64 tokens are less even than their sum,
+    by chance; a server waits for steps.
 
     One row per layer and placement. Columns: layer int32 · devices int16 (N) · copies int16 (0 for the others) ·
     placement str · imbalance_fit, imbalance float64 (busiest device / mean, of assignments; copies share an expert's
@@ -43,7 +43,7 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     token's own) · plan str (the experts of each device, devices split by `|`). Dispatch sends remote x hidden size x
     bytes of a number per token and layer, and combining sends as much back.
 
-    Counts alone give `contiguous`, `balanced` and `copies`, made and judged on all tokens (`imbalance_fit`), and NaN
+    Counts give `contiguous`, `balanced` and `copies`, made and judged on all tokens (`imbalance_fit`), and NaN
     for what needs each token. Counts by label give `imbalance` too: each label is judged by a plan made from the
     others, and this is the mean over labels. `devices` and `copies` are by default those of
     `moeviz.metrics.placement`. Raises `MoevizError` if the experts or the copies cannot be divided equally among the
@@ -106,11 +106,11 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
 
 
 def kept_together(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, " E"]:
-    """Rank experts so that the first C have all that many tokens need: E is the first, 1 the last.
+    """Rank experts so that the first C cover all experts of many tokens: E is the first, 1 the last.
 
-    The busiest is first. The next is always the one that adds most, where a token counts by the square of how many of
-    its experts are there: so those that share tokens with the first ones come before others as busy. Ties go to the
-    lower id. `sets` has -1 where a token has no expert.
+    The busiest is first. The next is always the one that adds most, with each token counted by the square of the
+    number of its experts that are there: so those that share tokens with the first ones come before others as busy.
+    Ties go to the lower id. `sets` has -1 where a token has no expert.
 
     **Source**: placement by co-activation, as kvcache-ai/ktransformers' pull request 2093 proposes; this rule is ours.
     """
@@ -154,7 +154,7 @@ def together_sentence(trace: RoutingTrace) -> Claim:
 
 
 def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "E E"]:
-    """Tokens that two experts share; on the diagonal, those that each has."""
+    """Count the tokens that two experts share; on the diagonal, those of each."""
     check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
     pairs = np.zeros((num_experts, num_experts))
     for one, other in combinations_with_replacement(sets.T.astype(np.int64), 2):
@@ -165,7 +165,7 @@ def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np
 
 
 def device_loads(plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
-    """Assignments of each device, where the copies of an expert share its work equally."""
+    """Count the assignments of each device, if the copies of an expert share its work equally."""
     each = counts / np.bincount(plan, minlength=counts.shape[-1])
     loads: np.ndarray = each[..., plan].reshape(*counts.shape[:-1], devices, len(plan) // devices).sum(axis=-1)
     return loads
@@ -182,13 +182,13 @@ def devices_reached(
 
 
 def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
-    """Count how often tokens need experts on both of two devices: what the link between these carries for a token.
+    """Count how often tokens need experts on both of two devices: the load of the link between them.
 
     With experts in order, and with a `balanced` plan from the first half of the tokens; counted in the second half.
 
     One row per placement and pair, each device also with itself. Columns: placement str · tokens int64 (that are
     judged, in the layer with fewest) · device, other int16 · share float64 (of these, the mean over layers, that have
-    an expert on both) · by_lot float64 (the same for experts chosen at random). Raises `MissingField` for counts alone,
+    an expert on both) · by_lot float64 (the same for experts chosen at random). Raises `MissingField` for counts,
     and `MoevizError` if the experts cannot be divided equally.
     """
     rows, lots, tokens = [], [], []
@@ -211,7 +211,7 @@ def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
 
 
 def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devices: int) -> Float64[np.ndarray, "N N"]:
-    """Of tokens, the share that needs both devices; NaN without tokens."""
+    """Return the share of tokens that needs both devices; NaN without tokens."""
     device = np.append(np.argsort(plan) // (len(plan) // devices), devices)  # the last one is found by -1
     shares: Float64[np.ndarray, "N N"] = np.zeros((devices, devices))
     for start in range(0, len(sets), BLOCK):
@@ -223,7 +223,7 @@ def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devic
 
 
 def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:
-    """The chance that k experts at random lie on both devices."""
+    """Return the chance that k experts at random lie on both devices."""
     missed = [comb(experts - number * (experts // devices), k) / comb(experts, k) for number in (1, 2)]
     both = 1 - 2 * missed[0] + missed[1]
     return np.where(np.eye(devices, dtype=bool), 1 - missed[0], both)
@@ -300,7 +300,7 @@ def _counts(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray,
 
 
 def _step_counts(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "steps E"]:
-    """Assignments of each whole step of 64 tokens in a row."""
+    """Count the assignments of each whole step of 64 consecutive tokens."""
     steps = len(sets) // STEP
     whole = sets[: steps * STEP]
     step = np.broadcast_to(np.arange(len(whole))[:, None] // STEP, whole.shape)[whole >= 0]
@@ -309,7 +309,6 @@ def _step_counts(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.nda
 
 
 def _imbalance(plan: np.ndarray, counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
-    """Busiest device / mean device; NaN without assignments."""
     loads, total = device_loads(plan, counts, devices), counts.sum(axis=-1)
     return np.where(total > 0, loads.max(axis=-1) * devices / np.maximum(total, 1), np.nan)
 

@@ -1,4 +1,4 @@
-"""How well the experts of a token can be named before its router has run."""
+"""The prediction of a token's experts before its router has run."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ from moeviz.routing_trace import Counted
 from moeviz.serving.requests import LayerSets, layer_sets, requests, with_tokens
 
 Sets = tuple[Int[np.ndarray, "T K"], ...]  # as those of `LayerSets`
-CELLS = 2**20  # of the tables of so many tokens as are looked at together
+CELLS = 2**20  # of the tables of as many tokens as are processed together
 DIGITS = 12  # scores that are equal on paper stay equal, in whatever order they were added up
 
 
@@ -69,7 +69,7 @@ def prefetch_recall(
 
 
 def check_layers_ahead(layers: int) -> None:
-    """Raise `MoevizError` for a look-ahead that is no number of layers."""
+    """Raise `MoevizError` for a look-ahead that is not a number of layers."""
     if layers < 1:
         raise MoevizError(f"Experts are named one MoE layer ahead or more; got {layers}.")
 
@@ -94,7 +94,7 @@ def _of_layer_before(
 
 
 def _of_recency(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
-    """The later an expert was used, the earlier it is named; of equals, the lower id. One never used is not named."""
+    """Rank experts by recency, the latest first, ties by the lower id. An expert never used is not named."""
     E, T = found.num_experts, len(found.sets)
     kind = np.int32 if (T + 1) * E < 2**31 else np.int64
     steps, ids, ranks = np.arange(1, T + 1, dtype=kind)[:, None], np.arange(E - 1, -1, -1, dtype=kind)[:, None], []
@@ -113,7 +113,7 @@ def _of_recency(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
 
 
 def _of_next_router(found: LayerSets, named: Int[np.ndarray, "T E"], half: int) -> Float64[np.ndarray, " E"]:
-    """Recall of the first m experts of an order of each token's own; none is named in the first layer."""
+    """Compute the recall of the first m experts of each token's own order; the first layer names none."""
     E, sets, named = found.num_experts, found.sets[half:], named[half:, : found.num_experts]
     if not len(named) or (named < 0).any():
         return np.full(E, np.nan)
@@ -124,7 +124,7 @@ def _of_next_router(found: LayerSets, named: Int[np.ndarray, "T E"], half: int) 
 def _table(
     given: Int[np.ndarray, "T K"], width: int, then: Int[np.ndarray, "T K"], num_experts: int
 ) -> Float64[np.ndarray, "E A"]:
-    """n(a, b) / n(a): of the tokens with a, the share that then had b."""
+    """Compute n(a, b) / n(a): the share of the tokens with a that then had b."""
     check_cells("What follows what", then.size, experts=width, experts_that_follow=num_experts)
     pairs = np.zeros((num_experts, width))
     for (first, second), _ in _blocks((given, then), width + num_experts):
@@ -135,7 +135,6 @@ def _table(
 def _judged(
     table: Float64[np.ndarray, "E A"], given: Int[np.ndarray, "T K"], then: Int[np.ndarray, "T K"]
 ) -> Float64[np.ndarray, " E"]:
-    """Recall of the first m experts by score, for each m."""
     E, width = table.shape
     scaled, ranks = table * 10**DIGITS, []
     ids = np.arange(E - 1, -1, -1)[:, None] / 2 ** E.bit_length()  # below 1: of equals, the lower id is above
@@ -150,7 +149,7 @@ def _judged(
 def _ranks(
     scores: Num[np.ndarray, "E T"], wanted: Int[np.ndarray, "T K"]
 ) -> tuple[Num[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
-    """The score of each expert that is wanted, and how many experts are named before it."""
+    """Return the score of each expert that is wanted, and the number of experts named before it."""
     slots = np.ascontiguousarray(wanted.T)
     own = np.take_along_axis(scores, np.maximum(slots, 0), axis=0)
     ranks, above = np.zeros(own.shape, np.min_scalar_type(len(scores))), np.empty(own.shape, np.uint8)
@@ -161,7 +160,7 @@ def _ranks(
 
 
 def _members(sets: Int[np.ndarray, "T K"], num_experts: int, kind: type = np.float64) -> Float[np.ndarray, "E T"]:
-    """1 where a token has an expert."""
+    """Return 1 for each expert of a token, 0 elsewhere."""
     members: np.ndarray = np.zeros(
         (num_experts + 1, len(sets)), kind
     )  # the last one for places without an expert: -1 finds it
@@ -170,13 +169,13 @@ def _members(sets: Int[np.ndarray, "T K"], num_experts: int, kind: type = np.flo
 
 
 def _blocks(tables: Sets, cells: int) -> Iterator[tuple[Sets, int]]:
-    """So many tokens at a time that tables of so many cells a token stay small; and the first of these tokens."""
+    """Yield blocks of tokens whose tables of `cells` per token stay small; and the first token of each."""
     size = max(CELLS // cells, 1)
     for start in range(0, len(tables[0]), size):
         yield tuple(table[start : start + size] for table in tables), start
 
 
 def _recall(ranks: Sequence[Integer[np.ndarray, " n"]], num_experts: int) -> Float64[np.ndarray, " E"]:
-    """The share of ranks below m, for m from 1 on; a rank may be as high as `num_experts`: never named."""
+    """Return the share of ranks below m, for m from 1 on; the rank `num_experts` means never named."""
     counts = sum(np.bincount(part, minlength=num_experts + 1) for part in ranks) + np.zeros(num_experts + 1, np.int64)
     return counts[:-1].cumsum() / counts.sum() if counts.any() else np.full(num_experts, np.nan)

@@ -29,14 +29,13 @@ class ServedTokens(NamedTuple):
 def served_tokens(
     trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep_repeats: bool = True, segment: str | None = None
 ) -> ServedTokens:
-    """The tokens of one phase, with or without those that a server with a prefix cache would not run again.
+    """The tokens of one phase, with or without those that a prefix cache would spare a server.
 
     segment  only the tokens of this segment of a chat; "auto" then is all of them.
 
-    `auto` takes what such steps are made of: generated tokens for steps of one token, if there are any, and prompts for
-    chunks. A token repeats where its sequence has been the same as an earlier one from the start up to and including
-    it. Raises `MissingField` if there are no tokens of the phase or segment, or if repeats are to go and the trace has
-    no ids of tokens.
+    `auto` takes generated tokens for steps of one token, if there are any, and prompts for chunks. A token repeats
+    where its sequence has been the same as an earlier one from the start up to and including it. Raises `MissingField`
+    if there are no tokens of the phase or segment, or to drop repeats if the trace has no token ids.
     """
     if phase not in PHASES:
         raise MoevizError(f"There is no phase {phase!r}. Choose one of {', '.join(PHASES)}.")
@@ -150,7 +149,7 @@ def counts_of_labels(counts: Counted) -> list[LayerCounts]:
 
 
 def of_others(groups: Int64[np.ndarray, "G E"]) -> list[tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]]:
-    """The counts of all other groups, and its own, for each group that has any. None of one group alone.
+    """Yield the counts of all other groups, and its own, for each group that has any. None for a single group.
 
     >>> [(others.tolist(), own.tolist()) for others, own in of_others(np.array([[4, 1], [0, 2], [0, 0]]))]
     [([0, 2], [4, 1]), ([4, 1], [0, 2])]
@@ -185,7 +184,7 @@ def check_chunk(chunk: int) -> None:
 
 
 def with_tokens(trace: Counted, why: str) -> RoutingTrace:
-    """The trace, or `MissingField` with a sentence that begins with `why`, if there are counts alone."""
+    """Return the trace; raise `MissingField` with a sentence that begins with `why` for counts."""
     if not isinstance(trace, RoutingTrace):
         raise MissingField(
             f"{why} needs the experts of each token, in order, and the counts of {trace.model.name!r} do not have "
@@ -196,7 +195,7 @@ def with_tokens(trace: Counted, why: str) -> RoutingTrace:
 
 
 def _sets(experts: Int[np.ndarray, "T K"], num_experts: int) -> Int[np.ndarray, "T K"]:
-    """Ids in ascending order, each once: what does not compute, is empty, or stands there twice is NONE."""
+    """Return ids in ascending order, each once: empty slots, repeats and experts that compute nothing are NONE."""
     slots = _ascending(experts.T)
     if (slots[-1] >= num_experts).any():
         slots[slots >= num_experts] = NONE
@@ -209,7 +208,7 @@ def _sets(experts: Int[np.ndarray, "T K"], num_experts: int) -> Int[np.ndarray, 
 
 
 def _ascending(slots: Int[np.ndarray, "K T"]) -> Int[np.ndarray, "K T"]:
-    """The slots of each token sorted. Few are sorted by exchanging neighbours, for all tokens at once: in K rounds."""
+    """Sort the slots of each token. Few are sorted by exchanging neighbours, for all tokens at once: in K rounds."""
     if len(slots) > FEW:
         return np.sort(slots, axis=0)
     slots = slots.copy()
@@ -225,7 +224,7 @@ def _runs(places: Int[np.ndarray, "T 2"]) -> Int32[np.ndarray, " T"]:
 
 
 def _steps(run: Int32[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
-    """The step of each token: runs cut into chunks."""
+    """Return the step of each token: runs cut into chunks."""
     place = np.arange(len(run))
     first = np.diff(run, prepend=-1) > 0
     place -= np.maximum.accumulate(np.where(first, place, 0))

@@ -83,8 +83,8 @@ def plan_staleness(made_on: Counted, judged_on: Counted, plans: Plans) -> pd.Dat
     One row per plan, with means over layers. Columns: plan, figure str ("imbalance": busiest device / mean; "hits":
     share of choices) · stale, fresh, chance, luck float64 (the plan of the first recording, the fresh one, the mean of
     those at random, and one that 19 of 20 of these do not reach) · kept float64 ((stale - chance) / (fresh - chance);
-    NaN if the fresh plan is no better than luck) · verdict str · layers int32 (that are judged) · choices int64 (that
-    make or judge a plan, in the part and layer with fewest). Raises `MissingField` if no layer can be judged.
+    NaN if the fresh plan is not better than chance) · verdict str · layers int32 (that are judged) · choices int64
+    (that make or judge a plan, in the part and layer with fewest). Raises `MissingField` if no layer can be judged.
 
     **Source**: staleness recovery, NVIDIA/Megatron-LM tools/moe_routing, there next to experts in order.
     """
@@ -113,7 +113,7 @@ def plan_staleness(made_on: Counted, judged_on: Counted, plans: Plans) -> pd.Dat
 
 
 def _counts(counted: Counted) -> dict[int, Counts]:
-    """Choices of each layer's experts that compute."""
+    """Count the choices of each layer's experts that compute."""
     return {
         each.layer: each.counts.sum(axis=0)[: each.num_experts - counted.model.zero_experts]
         for each in layer_counts(counted)
@@ -122,7 +122,7 @@ def _counts(counted: Counted) -> dict[int, Counts]:
 
 
 def _sides(judged: Counted) -> Iterator[tuple[int, int, list[tuple[Counts, Counts]]]]:
-    """Layer by layer: its row, its experts, and counts for a fresh plan with counts that judge."""
+    """Yield, for each layer, its row, its experts, and counts for a fresh plan with counts that judge."""
     if isinstance(judged, ExpertCounts) and not _parted(judged):
         for row, layer in enumerate(judged.model.layers):
             counts = _counts(judged).get(layer)

@@ -1,8 +1,8 @@
-"""The alarms of a run: when each begins and when it is over, in a sentence with its step and its cause. No torch.
+"""The alarms of a run: when each begins and ends, in a sentence with its step and its cause. Needs no torch.
 
-What hovers at a threshold is one alarm and not twenty: an alarm that is on is over only when its figure is back by
-`Rules.margin`, where load is judged `CALM` times in a row; and that of a dead expert when it has 1/100 of its share
-again, over as many assignments as made it dead.
+A figure that hovers at a threshold is one alarm and not twenty: an alarm that is on is over only when its figure is
+back by `Rules.margin`, and load was judged `CALM` times in a row; and that of a dead expert when it has 1/100 of its
+share again, over as many assignments as made it dead.
 
 Letters: W steps since the last log, L layers, E experts (of the layer with the most).
 """
@@ -111,7 +111,7 @@ class Alarms:
         self.mass[:, :2] += np.nan_to_num([[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows])
 
     def _dead(self, cause: Cause) -> tuple[dict[Key, str], set[Key]]:
-        """Layers with experts that are dead or not back yet; and those of which another sentence is true now."""
+        """Return the layers with experts that are dead or not back yet; and those whose sentence has changed."""
         due: dict[Key, str] = {}
         news: set[Key] = set()
         before, now = self.down, self.missed >= self.rules.dead
@@ -158,7 +158,7 @@ class Alarms:
         return {}
 
     def _due(self, key: Key, now: bool) -> bool:
-        """Return True while an alarm is on: from when its figure says so until it was back often enough in a row."""
+        """Return True while an alarm is on: until its figure was back often enough in a row."""
         self.calm[key] = 0 if now else self.calm.get(key, 0) + 1
         return now or (key in self.on and self.calm[key] < CALM)
 

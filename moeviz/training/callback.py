@@ -205,7 +205,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         return {"args": made | {"snapshot_steps": self.snapshot_steps} | options, "attributes": {"kept": kept}}
 
     def _resume(self, state: TrainerState) -> None:
-        """From what the checkpoint kept, which Trainer hands over only if it is asked to restore callbacks."""
+        """Resume from a checkpoint, which Trainer hands over only if it is asked to restore callbacks."""
         assert self.health is not None
         of_all: Any = state.stateful_callbacks
         saved = of_all.get(type(self).__name__)
@@ -222,7 +222,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
             self.health.snapshot(self.tokenizer, self.probe)
 
     def _effective(self, args: TrainingArguments) -> None:
-        """Correct what the aux loss counts: Trainer divides the language loss by a step's tokens, not the aux loss."""
+        """Correct the coefficient of the aux loss: Trainer divides only the language loss by tokens."""
         health = self.health
         assert health is not None
         watched = health.alarms.watched
@@ -243,7 +243,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
 
 def _lead_who_calls(frame: FrameType | None, callback: TrainerCallback) -> None:
-    """A callback is given no trainer; the handler is who calls it, if through a wrapper or two."""
+    """Return whether the trainer that a frame belongs to called this callback, if through a wrapper or two."""
     for _ in range(FRAMES):
         frame = frame.f_back if frame is not None else None
         handler = frame.f_locals.get("self") if frame is not None else None

@@ -58,7 +58,7 @@ def log_metrics(
 ) -> dict[str, float]:
     """`moe/{figure}/mean` and `/worst` over layers, `/layer_3` too with "layers", and others by their names.
 
-    What is not known has no key: trackers keep no NaN.
+    An unknown figure has no key: trackers keep no NaN.
     """
     found: dict[str, float | int | None] = {}
     for name, bad in FIGURES.items():

@@ -54,7 +54,7 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
     Lines that make no sense, and a last one that is half written, are left out; `notes` say so. Of a run that is too
     long to be held, every nth log and the last one are read, and all alarms; `notes` say so too.
 
-    Raises `InvalidTrace` if there is no run, or one too large; `OSError` if it cannot be read.
+    Raises `InvalidTrace` if the run is missing or too large; `OSError` if it cannot be read.
     """
     if why := why_no_file(path := Path(path)):
         raise InvalidTrace(f"There is no run of training at {quoted(path)}: the name {why}.")
@@ -287,7 +287,7 @@ def _stats(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 def snapshots_run(folder: Path) -> TrainingRun:
     """Return a run of only snapshots: traces of the same texts, named by the number of training tokens.
 
-    Raises `InvalidTrace` if there are none.
+    Raises `InvalidTrace` if the folder has no snapshots.
     """
     found = _snapshot_files(folder)
     if not found:

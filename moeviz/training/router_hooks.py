@@ -82,7 +82,7 @@ class Counters:
     def add(self, row: int, experts: Tensor, logits: Tensor | None, keep: Tensor | None, function: str) -> None:
         """Add one answer of a router: experts (T, K), logits (T, E), and which rows are tokens (T,); None: all.
 
-        function   how the router makes probabilities of logits; with "unknown" there are none.
+        function   how the router makes probabilities of logits; with "unknown" gives none.
         """
         size, device = self.num_experts[row], self.counts.device
         filled = experts >= 0
@@ -108,7 +108,7 @@ class Counters:
 
 
 def _columns(logits: Tensor, chosen: Tensor, filled: Tensor, function: str) -> Tensor:
-    """(T, E + columns): probabilities, then SUMS."""
+    """Return (T, E + columns): probabilities, then SUMS."""
     normaliser, one = logits.logsumexp(-1), torch.ones_like(logits[:, 0])
     square = torch.where(logits.isfinite(), logits, 0).square().mean(-1)  # -inf: no such expert
     if function == "unknown":
@@ -370,7 +370,7 @@ class RouterRecorder:
             self._ran["answers"] += now.phase == "train"
 
     def _function(self, router: Router, answer: tuple[Any, ...]) -> str:
-        """The score function of a class of routers, read off its first answer: the one wait for a GPU."""
+        """Read the score function of a class of routers off its first answer, the only wait for a GPU."""
         if router.kind not in self._functions:
             parts: list[Any] = [part for part in sample_rows(answer) if part is not None]
             logits, weights, experts = (part.cpu().numpy() for part in (*(p.float() for p in parts[:2]), parts[2]))

@@ -1,4 +1,4 @@
-"""The files of a run, written and read: routing.jsonl, a line per log, appended as it goes on; and files of counts.
+"""The files of a run, written and read: routing.jsonl, appended with a line per log; and files of counts.
 
     {"format": "moeviz training v1", "from_step": 0, "model": …, "layers": […], "num_experts": […], "top_k": …, …}
     {"step": 10, "steps": 10, "tokens": 5120, "loss": 6.9, "aux_loss": 2.1, "aux_coefficient": 0.02, "on": 1,
@@ -112,14 +112,14 @@ def lines_of(readline: ReadLine, size: int) -> Lines:
 
 
 def _lines(readline: ReadLine) -> Iterator[bytes]:
-    """Lines that are not empty; what is longer than a line can be comes in pieces, which make no sense."""
+    """Yield lines that are not empty; an overlong line comes in pieces, which are not valid."""
     while line := readline(MAX_LINE):
         if line.strip():
             yield line
 
 
 def _skip_log(found: Lines, line: bytes, kind: bytes) -> bool:
-    """Take only the alarms of a log; return whether the line looks as if it made sense."""
+    """Take only the alarms of a log; return whether the line looks valid."""
     head, begun, _ = line.partition(LAYERS_BEGIN)
     if not begun or not line.rstrip().endswith(b"]}"):
         return False
@@ -129,7 +129,7 @@ def _skip_log(found: Lines, line: bytes, kind: bytes) -> bool:
 
 
 def _take_line(found: Lines, line: bytes, skipped: bool = False) -> bool:
-    """Take a line if it makes sense; True if it was taken."""
+    """Take a line if it is valid; True if it was taken."""
     try:
         said = json.loads(line)
         if "format" in said:

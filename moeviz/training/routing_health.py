@@ -43,7 +43,7 @@ class RoutingHealth:
 
     model        a transformers MoE, a PeftModel, or what DDP, accelerate or torch.compile made of one.
     out          the folder of the run: routing.jsonl, counts and snapshots. None: nothing is written.
-    tokens       "real": those that the attention mask does not leave out, all if there is none. "trained": those whose
+    tokens       "real": those that the attention mask keeps, or all without a mask. "trained": those whose
                  next token has a label.
     detail       "brief" reports the mean and the worst layer of each figure; "layers" every layer's too.
     rules        thresholds of the alarms; for a run from scratch, `Rules.from_scratch()`.
@@ -207,7 +207,7 @@ class RoutingHealth:
         self._aux.zero_()
 
     def evaluation(self) -> dict[str, float]:
-        """Return the figures of the forwards in evaluation since the last call, on every rank; {} if there were none.
+        """Return the figures of the forwards in evaluation since the last call, on every rank; {} without any.
 
         They never mix with those of training.
         """
@@ -333,7 +333,7 @@ class RoutingHealth:
         return [tensor.cpu().numpy() for tensor in tensors]
 
     def _check(self, seen: "Settled", rows: list[dict[str, Any]]) -> None:
-        """Say, once, what may make counts other than what the experts received."""
+        """Report, once, what may make counts differ from what the experts received."""
         tokens = seen.counts[:, -1]
         if tokens.min() != tokens.max():
             least, most = (self.recorder.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
@@ -364,7 +364,7 @@ class RoutingHealth:
             self.say(why)
 
     def _places(self) -> list[nn.Module]:
-        """Return each router's module, with the parameters of an adapter in addition to its own."""
+        """List each router's module, with the parameters of an adapter in addition to its own."""
         return [self.base.get_submodule(unwrapped_path(router.path)) for router in self.routers]
 
 
@@ -404,7 +404,7 @@ class Settled:
 
 
 def _changed_shares(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
-    """1 - router saturation of each layer."""
+    """Return 1 - router saturation of each layer."""
     frame = router_saturation(before, trace).drop_duplicates("layer")
     return [1 - float(value) for value in frame["saturation"]]
 
@@ -414,7 +414,7 @@ def _changes(changed: list[float]) -> dict[str, float]:
 
 
 def _gradients_by_expert(router: Router) -> Iterator[Tensor]:
-    """The norm of each expert's gradient (E,), of each parameter that holds all experts or an adapter of them all."""
+    """Compute the norm of each expert's gradient (E,), over the parameters that hold all experts or their adapter."""
     size = _with_weights(router)
     for part in (part for experts in router.experts.values() for part in experts.modules()):
         grads = [parameter.grad for parameter in part.parameters(recurse=False)]
@@ -428,12 +428,10 @@ def _gradients_by_expert(router: Router) -> Iterator[Tensor]:
 
 
 def _with_weights(router: Router) -> int:
-    """Experts that have weights: those that compute nothing have none."""
     return router.num_experts - router.zero_experts
 
 
 def _whole(values: Tensor) -> Tensor:
-    """A tensor in one piece, on every rank."""
     whole: Tensor = values.full_tensor() if hasattr(values, "full_tensor") else values
     return whole
 

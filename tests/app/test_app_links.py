@@ -16,7 +16,6 @@ from moeviz_app.jobs import model_catalog, model_service, run_request
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.views import what_if as fields
-from moeviz_app.views.what_if import CHANGES
 from moeviz_app.widgets import pickers
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -25,16 +24,12 @@ FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day"
 
 def changed(app: AppTest) -> dict[str, object]:
     """What the widgets of What if hold."""
-    widgets = [*app.selectbox, *app.slider, *app.multiselect]
+    widgets = [*app.selectbox, *app.select_slider, *app.multiselect]
     return {widget.label: widget.value for widget in widgets if widget.key != "subject"}
 
 
 def compared(app: AppTest) -> list[str]:
     return [box.value for box in app.selectbox if box.key in pickers.KEYS and box.value is not None]
-
-
-def test_every_change_has_a_name_in_addresses():
-    assert set(fields.KINDS.values()) == set(CHANGES)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +42,16 @@ def test_every_change_has_a_name_in_addresses():
 )
 def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, monkeypatch):
     app = visit(WHAT_IF)
-    app.selectbox(key=session.CHANGE).set_value(fields.KINDS[kind]).run()
+    app.selectbox(key=session.CHANGE).set_value(kind).run()
     before = changed(app)
     for label, value in chosen.items():
-        (widget,) = (box for box in [*app.selectbox, *app.slider, *app.multiselect] if box.label == label)
+        (widget,) = (box for box in [*app.selectbox, *app.select_slider, *app.multiselect] if box.label == label)
         widget.set_value(value)
         app.run()
     app.text_area(key=session.PROMPT).set_value("Another text").run()
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     other = visit(WHAT_IF, **address(app))
-    assert changed(other) == {"Change": fields.KINDS[kind]} | chosen != before
+    assert changed(other) == {"Change": kind} | chosen != before
     assert other.text_area(key=session.PROMPT).value == "Another text"
     assert visit_of(other).what_if is None and visit_of(other).trace is None
     assert not other.warning
@@ -66,7 +61,7 @@ def test_a_link_to_what_if_shows_the_change_and_does_not_run_it(kind, chosen, mo
 def test_what_if_says_beside_its_change_which_run_is_on_screen():
     app = go_to(run(visit(""), FRENCH.prompt), WHAT_IF)
     assert address(app).items() >= FRENCH.parameters().items()
-    assert address(app).keys() >= {"change", "changed_layer", "experts"}
+    assert address(app).keys() >= {"change", "layer", "experts"}
     assert fields.CHANGED_PROMPT not in address(app)
     other = visit(WHAT_IF, **address(app))
     assert visit_of(other).trace.equals(moeviz.trace(moeviz.load_model(), FRENCH.prompt, next_tokens=True))
@@ -76,34 +71,33 @@ def test_what_if_says_beside_its_change_which_run_is_on_screen():
 @pytest.mark.parametrize(
     "query",
     [
-        {"change": "<b>", "changed_layer": "2", "experts": "1"},
-        {"change": "mute", "changed_layer": "99", "experts": "1"},
+        {"change": "<b>", "layer": "2", "experts": "1"},
+        {"change": "mute", "layer": "99", "experts": "1"},
         {"change": "mute", "experts": "99,-1,1e3,"},
     ],
 )
 def test_nonsense_in_a_link_to_what_if_changes_nothing(query):
     usual = changed(visit(WHAT_IF))
     assert changed(visit(WHAT_IF, **query)) == usual
-    assert changed(visit(WHAT_IF, change="mute", changed_layer="2", experts="4,99,4"))["Experts"] == [4], "the control"
+    assert changed(visit(WHAT_IF, change="mute", layer="2", experts="4,99,4"))["Experts"] == [4], "the control"
 
 
-@pytest.mark.parametrize("query", [{"changed_top_k": "9"}])
-def test_a_top_k_that_the_model_has_not_is_not_chosen(query):
-    assert changed(visit(WHAT_IF, change="top-k", **query))["Experts per token"] == 1
-    assert changed(visit(WHAT_IF, change="top-k", changed_top_k="8"))["Experts per token"] == 8
+def test_a_top_k_that_the_model_has_not_is_not_chosen():
+    assert changed(visit(WHAT_IF, change="experts-per-token", experts_per_token="9"))["Experts per token"] == 1
+    assert changed(visit(WHAT_IF, change="experts-per-token", experts_per_token="8"))["Experts per token"] == 8
 
 
 def test_a_link_to_what_if_of_another_model_fetches_nothing_of_it(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, allow_any_model=True))
     for module, name in ((model_catalog, "facts_of_any"), (model_service, "_load"), (model_service, "run_on_model")):
         monkeypatch.setattr(module, name, pytest.fail)
-    app = visit(WHAT_IF, prompt="One day", model="some/model", change="top-k", changed_top_k="3")
+    app = visit(WHAT_IF, prompt="One day", model="some/model", change="experts-per-token", experts_per_token="3")
     assert "a model that is not loaded" in sentences(app)
     assert not any("with and without" in button.label for button in app.button)
 
 
 def test_a_change_that_waits_with_its_run_is_there_after_it():
-    app = visit(WHAT_IF, prompt="One day", new_tokens="2", change="top-k", changed_top_k="3")
+    app = visit(WHAT_IF, prompt="One day", new_tokens="2", change="experts-per-token", experts_per_token="3")
     assert "Experts per token" not in changed(app)
     app = run(go_to(app, ""), "One day")
     app = go_to(app, WHAT_IF)

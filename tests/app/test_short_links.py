@@ -72,7 +72,7 @@ def test_the_address_of_a_run_holds_a_key_that_brings_another_visitor_the_same(l
 @pytest.mark.parametrize(
     ("page", "query"),
     [
-        (WHAT_IF, FRENCH.parameters() | {"change": "top-k", "changed_top_k": "1"}),
+        (WHAT_IF, FRENCH.parameters() | {"change": "experts-per-token", "experts_per_token": "1"}),
         (COMPARE, pair(FRENCH, ENGLISH)),
         ("expert", FRENCH.parameters() | {"layer": "2", "expert": "7"}),
     ],

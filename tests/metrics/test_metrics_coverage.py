@@ -1,6 +1,7 @@
 """How many experts the work needs and a text has been to, counted by hand and against draws by lot."""
 
 from dataclasses import replace
+from math import ceil, lgamma
 
 import numpy as np
 import pandas as pd
@@ -73,6 +74,21 @@ def test_by_lot_is_what_draws_by_lot_need(tokens, k, num_experts):
         frames.append(experts_needed(routed([chosen.tolist()], (num_experts,))))
     drawn = pd.concat(frames).groupby("level")["needed"].mean()
     assert frames[0]["by_lot"].tolist() == pytest.approx(drawn.tolist(), abs=1)
+
+
+def test_by_lot_of_many_tokens_takes_the_whole_binomial():
+    """Every number of tokens from 0 to 5,000, for which draws take long: the busiest first, up to the level."""
+    tokens, k, num_experts = 5_000, 8, 256
+    n = np.arange(tokens, -1, -1)
+    ways = np.array([lgamma(tokens + 1) - lgamma(m + 1) - lgamma(tokens - m + 1) for m in n.tolist()])
+    serve_n = num_experts * np.exp(ways + n * np.log(k / num_experts) + (tokens - n) * np.log(1 - k / num_experts))
+    work = (n * serve_n).cumsum() / (tokens * k)
+    turns = (np.arange(tokens * k) % num_experts).reshape(1, tokens, k)
+    by_lot = experts_needed(routed(turns.tolist(), (num_experts,)))["by_lot"]
+    for level, needed in zip((0.5, 0.75, 0.9, 0.95, 0.99), by_lot, strict=True):
+        last = np.searchsorted(work, level)  # of these, as many experts as are still missing
+        before = serve_n[:last].sum() + (level - work[last - 1]) * tokens * k / n[last]
+        assert needed == ceil(before)
 
 
 def test_with_many_tokens_drawing_by_lot_is_even():

@@ -14,7 +14,7 @@ import pandas as pd
 import moeviz
 from moeviz.charts import TOPICS
 from moeviz.formats.exports import EXPORTS
-from moeviz.metrics.load import expert_load
+from moeviz.metrics import expert_load
 from moeviz.model_info import ScoreFunction
 from moeviz.parameters import active_parameters
 from moeviz.report.view import View
@@ -106,6 +106,8 @@ def files(trace: moeviz.RoutingTrace) -> None:
 def numbers_and_pictures(trace: moeviz.RoutingTrace) -> None:
     frame = expert_load(trace)
     assert_type(frame, pd.DataFrame)
+    assert_type(moeviz.metrics.balance(trace), pd.DataFrame)
+    moeviz.metrics.balanc(trace)  # type: ignore[attr-defined]
     chart = TOPICS["Load"][0]
     assert_type(chart.draw(chart.measure(trace)), alt.Chart | alt.LayerChart)
 

@@ -81,7 +81,6 @@ class AccessControl:
             await self.app(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        """Return whether it brings the token's cookie, or a listed proxy says who it is."""
         settings = self.settings
         if settings.serve == PRIVATE and scope["path"] == ALIVE:
             return True
@@ -110,7 +109,7 @@ class AccessControl:
         await again(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask for the token; where it is given and right, go on to the same page with a cookie."""
+        """Ask for the token; if the right one was given, go on to the same page with a cookie."""
         give = GIVE if self.settings.serve == TEAM else _where_it_is(token_file())
         if scope["type"] == "websocket" or self.settings.token is None:
             login = Refusal("login", LOG_IN if self.settings.token is None else give, 401)
@@ -142,7 +141,7 @@ def check_request(scope: Scope, settings: Settings, origins: Collection[str] = (
 
 
 def _not_this_machine(scope: Scope) -> Refusal | None:
-    """Refuse what is not a browser on this machine that asked for it by its own name."""
+    """Refuse a request that is not from a browser on this machine under this machine's own name."""
     mine = "This moeviz serves the machine that it runs on alone, and this request"
     peer, host = _peer(scope), header(scope, "host")
     proxy = next(filter(is_from_a_proxy, (name.decode("latin-1") for name, _ in scope["headers"])), None)
@@ -156,7 +155,7 @@ def _not_this_machine(scope: Scope) -> Refusal | None:
 
 
 def _from_elsewhere(scope: Scope, settings: Settings, origins: Collection[str]) -> Refusal | None:
-    """Refuse what a page of another site sends, links aside. Streamlit would ask the network for our address."""
+    """Refuse requests from a page of another site, links aside. Streamlit would ask the network for our address."""
     origin = header(scope, "origin")
     if not origin or origin in origins or (scope["type"] == "http" and scope["method"] in ("GET", "HEAD", "OPTIONS")):
         return None
@@ -227,7 +226,7 @@ async def _given_token(receive: Receive) -> str:
 
 
 def _where_it_is(file: Path | None) -> str:
-    """Say where the token of one's own app is, and not whose home that is: somebody else may ask."""
+    """Say where the token of one's own app is, without the name of the home folder: somebody else may ask."""
     if file is None:
         return GIVE_OWN
     home = os.environ.get("HOME", "~")

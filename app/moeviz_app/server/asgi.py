@@ -107,16 +107,15 @@ def _hash(script: str) -> str:
 
 
 class OneVisitor:
-    """ASGI middleware: ends a connection after its answer where the next request on it may be another visitor's.
-
-    That is so behind a proxy, and where a browser has no cookie yet and is another visitor once it has one.
+    """ASGI middleware: ends a connection after its answer if the next request may be another visitor's. That is so
+    behind a proxy, and for a browser without a cookie, which is another visitor once it has one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and close after it where that is needed."""
+        """Pass everything on, and close after it if necessary."""
 
         async def and_close(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -194,7 +193,7 @@ def checked(ours: Settings) -> Settings:
 
 
 def _tell_streamlit(ours: Settings) -> None:
-    """Set Streamlit's own options where nobody has set them."""
+    """Set Streamlit's own options unless somebody has set them."""
     if not config.is_manually_set("server.disconnectedSessionTTL"):
         config.set_option("server.disconnectedSessionTTL", ours.seconds_idle)
     if ours.serve == PUBLIC:
@@ -206,7 +205,7 @@ def _tell_streamlit(ours: Settings) -> None:
 
 @asynccontextmanager
 async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterator[None]:
-    """Say at start who is let in; at the end cancel the runs that go on, each within a token."""
+    """Log at start who is let in; at the end cancel the runs that go on, each within a token."""
     if settings.SETTINGS.log == "json":
         write_lines()
     metrics.read_gauge("threads", threading.active_count)
@@ -265,7 +264,7 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    """Open to whoever has their token; without one, to nobody in public, and otherwise to whoever may enter."""
+    """Serve metrics to holders of their token; without one, to nobody in public, and otherwise to all visitors."""
     token = settings.SETTINGS.metrics_token
     if token is None and settings.SETTINGS.serve == PUBLIC:
         return PlainTextResponse("Nobody may read this here: MOEVIZ_METRICS_TOKEN is not set.\n", 404)
@@ -276,7 +275,7 @@ async def _metrics(request: Request) -> Response:
 
 
 def _count_error(error: Exception) -> None:
-    """A bug in a page: the visitor sees that there was one, the log says where."""
+    """Count a bug in a page: the visitor reads that there was one, the log has the place."""
     metrics.count("script_errors")
     if is_new(error):
         log.error("a page failed", extra=error_facts(error))

@@ -1,8 +1,8 @@
-"""The log as JSON, one object per line, for whoever collects it; and moments for those who measure.
+"""The log as JSON, one object per line, for log collectors; and times for measurements.
 
-Of an error it has the kind and the places in the code, and not its words, which may quote a prompt; of what libraries
-log, the sentence without what they fill in. Whatever a visitor sends is ASCII here, and one place writes so many lines
-a minute: the next one has the number of those that were left out.
+An error is logged with its kind and the places in the code, without its words, which may quote a prompt; a library's
+message, without the values filled in. Whatever a visitor sends is ASCII here, and the lines per minute from one
+place are limited: the next one has the number of those left out.
 """
 
 import json

@@ -134,7 +134,7 @@ class Tabs:
         self.most_parts = max(MOST_PARTS, settings.max_corpus_chars)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge a web socket, and what comes by it; hand on everything else."""
+        """Judge a web socket and its messages; hand on everything else."""
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
             return
@@ -157,7 +157,7 @@ class Tabs:
             await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
 
     def _judged(self, visitor: Visitor) -> Refusal | None:
-        """Return why there is no place for a tab. Tabs that have sent nothing are closed first to make room."""
+        """Return why a tab is refused. Tabs that have sent nothing are closed first."""
         settings, mine, here = self.settings, visitor.id, visitor.address
         shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
         of_visitor = settings.sessions_per_visitor if visitor.is_browser else shared
@@ -175,7 +175,7 @@ class Tabs:
         return None
 
     async def _hear(self, tab: OpenTab, receive: Receive) -> Message:
-        """Wait for what a tab sends: for its first word only so long. One that is ended is gone, for the app."""
+        """Wait for a tab's next message: for the first one, a limited time. An ended tab is gone for the app."""
         try:
             if tab.spoke:
                 message = await receive()

@@ -25,7 +25,7 @@ FILES_A_TAB = 4  # of the largest allowed
 SHARE = 4  # all tabs' files together may have one part in four of the memory for traces
 SHARE_OF_ADDRESS = 2  # and those of one address one part in two of that
 SECONDS_TO_BEGIN = 20.0
-LEAST_RATE = 16 * 2**10  # bytes a second from then on, on average: a slow telephone's
+LEAST_RATE = 16 * 2**10  # bytes per second from then on, on average: a slow telephone's
 SLOW = Refusal("file", "The file came too slowly. Send it again, or send a smaller one.", 408)
 
 

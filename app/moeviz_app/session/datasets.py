@@ -119,7 +119,7 @@ def _what_is_wrong(dataset: Dataset) -> str:
 
 
 def _read(name: str, path: str) -> tuple[Dataset, str]:
-    """The dataset at a path, opened again only where it has changed. Raises `MoevizError`, without the path."""
+    """Return the dataset at a path, reopened only if it has changed. Raises `MoevizError`, without the path."""
     try:
         now = _signature(Path(path))
         known = _opened.get(path)
@@ -145,7 +145,7 @@ def _signature(path: Path) -> Signature:
 
 
 def _key(dataset: Dataset) -> str:
-    """A checksum of what the manifest says: of the model, and of every file."""
+    """Return a checksum of the manifest: of the model, and of every file."""
     files = [
         (shard.number, sorted((name, facts["sha256"]) for name, facts in shard.files.items()))
         for shard in dataset.shards

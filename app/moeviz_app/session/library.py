@@ -131,7 +131,7 @@ def size_of(trace: Counted) -> int:
 
 
 def _make_room(library: SessionLibrary | None, more: int = 0) -> None:
-    """Take the oldest traces away, of this tab and then of all, as long as there is too little memory."""
+    """Drop the oldest traces, of this tab and then of all, while memory is short."""
     while library is not None and len(library) > 1 and _bytes_of(library) > _of_a_tab():
         _take(library, next(iter(library)))
     while bytes_kept() + more > _of_all():

@@ -1,8 +1,8 @@
-"""A visitor's last traces: by name, by the run that made them, and by the address that repeats them.
+"""The last traces of a visitor: by name, by the run that made them, and by the address that repeats them.
 
-Those of the machine's own user are kept in their own folder as well, so that a restart loses none: a thread of its own
-writes them, after the page has them. Nothing of a visitor from elsewhere is written, and nothing that was written is
-shown to one.
+Those of the machine's own user are also stored in their own folder, so that a restart loses none: a separate thread
+writes them, after the page has them. A remote visitor's traces are never written, and stored ones are never shown to
+one.
 """
 
 import logging
@@ -152,7 +152,7 @@ def restore() -> list[str]:
 
 
 def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
-    """Return the run that made a kept trace, where this deployment still allows it as it was."""
+    """Return the run that made a stored trace, if this deployment still allows it unchanged."""
     if "prompt" not in query:
         return None
     try:

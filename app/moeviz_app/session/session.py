@@ -33,8 +33,7 @@ DTYPE, DEVICE, SITE, KERNELS = "dtype", "device_map", "site", "kernels"
 DECODING = "decoding"
 FAMILIES, READING = "families", "reading"
 TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
-CHANGE, CHANGED_LAYER, EXPERTS = "change", "changed_layer", "experts"
-TOP_K, PRECISION, AMOUNT = "changed_top_k", "precision", "amount"
+CHANGE, AMOUNT = "change", "amount"
 EXPERT_MB, GIGABYTES, DEVICES, PHASE = "expert_mb", "gigabytes", "devices", "served_phase"
 REPEATS, ENGINE, ALL_LAYERS = "repeats", "engine", "all_layers"
 GROUP, COUNTED_LAYER = "group", "counted_layer"  # of counts
@@ -107,11 +106,6 @@ def _choose_layers(trace: RoutingTrace) -> None:
             st.session_state[key] = layer
 
 
-def is_placed() -> bool:
-    """Return whether somebody has pointed at a place of this trace already."""
-    return visit().is_placed
-
-
 def point_at(layer: int | None, token: int | None) -> None:
     """Choose this layer and this token, as far as the trace has them."""
     trace = shown_trace()
@@ -128,11 +122,6 @@ def choose(layer: int, token: int) -> None:
     st.session_state[LAYER], visit().token = layer, token
 
 
-def waiting() -> str | None:
-    """Return why the run that a link asks for waits for somebody to press Run; None without such a run."""
-    return visit().why_waiting
-
-
 LOST = (
     "Your earlier visit is gone: the server was restarted, or this tab was away for some minutes. Run your text again, "
     "and open your files again."
@@ -141,7 +130,7 @@ LOST = (
 
 def notices() -> list[str]:
     """Return what stands above a page: why nothing is left of an earlier visit, and why a link's run waits."""
-    return [why for why in (LOST if visit().is_lost else None, waiting()) if why is not None]
+    return [why for why in (LOST if visit().is_lost else None, visit().why_waiting) if why is not None]
 
 
 def wait(why: str, run: Hashable, layer: int | None, token: int | None) -> None:
@@ -154,16 +143,6 @@ def point_at_awaited(run: Hashable) -> None:
     awaited, visit().awaited = visit().awaited, None
     if awaited is not None and awaited[0] == run:
         point_at(*awaited[1:])
-
-
-def refused() -> str | None:
-    """Return why the run that was asked for last was not done; None where it was."""
-    return visit().why_refused
-
-
-def keep_refused(why: str | None) -> None:
-    """Keep that until another run is asked for."""
-    visit().why_refused = why
 
 
 def how() -> LoadOptions:
@@ -257,14 +236,9 @@ def window() -> range:
     return range(start, min(start + MAX_TOKENS, tokens))
 
 
-def overview_key() -> str:
-    """Return the widget key of the overview: a new one, without a brush, for each page turned to and each trace."""
-    return f"overview {visit().overviews}"
-
-
 def pick_from_overview() -> None:
     """Callback of the overview. Without a brush the page holds again; with one, it is the page where that begins."""
-    brush = selected(overview_key(), BRUSH)
+    brush = selected(f"overview {visit().overviews}", BRUSH)
     rows = brushed_window(brush["start"], len(shown_trace().tokens)) if brush else None
     visit().token, visit().brushed = None, rows
     if rows is not None:
@@ -283,16 +257,10 @@ def selected(key: str, parameter: str) -> Any:
 
 
 def keep(key: str) -> None:
-    """Let a widget hold on another page what it holds on this one.
-
-    What only we have set, and nobody has moved, Streamlit gives up with the page, unless it is set anew.
+    """Let a widget keep its value on another page. Streamlit drops a value that only we have set with the page,
+    unless it is set anew.
     """
     st.session_state[key] = st.session_state[key]
-
-
-def take(key: str) -> Any:
-    """Return and forget what is kept under a key."""
-    return st.session_state.pop(key, None)
 
 
 def set_value(key: str, value: object) -> None:

@@ -27,7 +27,7 @@ from moeviz_app.session import datasets, recent
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.visit import Takes, visit
 
-# What subjects have, and pages need.
+# Parts that subjects have, and pages need.
 ORDER, PROMPT, SEVERAL, KINDS, SCORES = "order", "prompt", "several", "kinds", "scores"
 WEIGHTS, COUNTED, SIZE, SERVED, TRAINING = "weights", "counted", "size", "served", "training"
 LACKS = {  # in a list, and as the reason for which a page shows another subject
@@ -172,7 +172,7 @@ def subjects() -> dict[str, Subject]:
 
 
 def _own_traces() -> list[Subject]:
-    """List the visitor's own traces, the one that was run or opened last first."""
+    """List the visitor's own traces, the latest first."""
     current, names = visit().trace, recent.traces()
     found = []
     if current is not None:

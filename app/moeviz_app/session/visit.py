@@ -51,7 +51,7 @@ class PartsSeen:
 class Visit:
     """The state that a visitor keeps over reruns and pages."""
 
-    # What the visitor looks at, and what the page on screen takes.
+    # The visitor's subject, and the parts of it that the page on screen takes.
     subject: str | None = None  # id of the chosen one; None: each place shows its example
     takes: Takes = field(default_factory=Takes)
     page_address: Any = None  # of the page on screen: a `PageAddress`, or None
@@ -79,7 +79,7 @@ class Visit:
     why_refused: str | None = None
     is_lost: bool = False  # whether this tab had another one before, until something is run or opened
 
-    # What was run and opened, by name.
+    # Traces and datasets that were run or opened, by name.
     recent: SessionLibrary = field(default_factory=SessionLibrary)
     counts: SessionLibrary = field(default_factory=SessionLibrary)
     training_runs: SessionLibrary = field(default_factory=SessionLibrary)
@@ -105,7 +105,7 @@ class Visit:
     expert_asked: Query = field(default_factory=dict)  # of the page of an expert that is opened next
     expert_steps: int = 0  # from one expert to another: widgets' keys count them, since a browser that goes back clicks
 
-    # What pages keep.
+    # State of pages.
     seen: PartsSeen = field(default_factory=PartsSeen)
     box_of: RoutingTrace | None = None  # the trace whose prompt the box was given last
     has_begun: bool = False  # whether the files that the server was started with are open

@@ -13,7 +13,6 @@ from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import session
 
 MOST_SEARCHED = 100  # characters of a word
-AMOUNTS = tuple(half / 2 for half in range(-16, 17))  # that an expert is turned up by, or down
 
 
 @dataclass(frozen=True, slots=True)

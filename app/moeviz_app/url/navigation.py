@@ -1,11 +1,11 @@
-"""A link repeats a view: the page in its path, the subject in its query, and what the page itself adds (`fields.py`).
+"""A link repeats a view: the page in its path, the subject in its query, and the page's own fields (`fields.py`).
 
 The subject is a run, with a layer and a token (prompt=…), a dataset (dataset=…), or anything else that everybody has
 (subject=…). A place's example, and what came in a file, have no query.
 
 The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work.
-What is in an address is a stranger's: it is checked like what is typed, and any
-web page can lead a browser here, so it runs nothing by itself but what is in memory already.
+An address is a stranger's input: it is checked like typed text, and any web page can lead a browser here, so it runs
+nothing by itself that is not in memory already.
 
 With MOEVIZ_PROMPTS_IN_LINKS=0 a short key stands in an address, under which this server remembers the rest: what a
 visitor asked a model then stands in no proxy's log and no browser's history. A key cannot be guessed, lasts a day, and
@@ -82,7 +82,7 @@ class ShortLinks:
             return dict(found[1])
 
     def _forget(self) -> None:
-        """Forget what is too old, and what is too much."""
+        """Forget old entries, and those over the limit."""
         while self._queries:
             key, (when, query) = next(iter(self._queries.items()))
             if when > self._clock() - SECONDS and self._chars <= MOST_CHARS:

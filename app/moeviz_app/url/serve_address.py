@@ -1,6 +1,5 @@
-"""The address of the page Serve: the cards, which part is open, and what its controls hold.
-
-What is as it is at first stays out. What a link brings is a stranger's: a control takes it if it offers it.
+"""The address of the page Serve: the cards, the open part, and the values of its controls. Defaults stay out. A link
+is a stranger's input: a control takes a value only if it offers it.
 """
 
 from collections.abc import Mapping

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 import pandas as pd
 import streamlit as st
 
+from moeviz.capture.interventions.parameter import AMOUNTS
 from moeviz.charts.comparison import CONTRAST
 from moeviz.formats.steering_map import FACTS, NUMBERS, to_steering_map
 from moeviz.metrics.contrast import FEWEST, contrast_sentence, first_half, texts_of_label, turned
@@ -21,7 +22,7 @@ from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import AMOUNTS, page_address, short_text
+from moeviz_app.url.fields import page_address, short_text
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.texts import written
 from moeviz_app.widgets.messages import escape_markdown, explained, say
@@ -43,7 +44,7 @@ ADDRESS = page_address(short_text("first", session.FIRST_KIND), short_text("seco
 def contrast_page() -> None:
     """Choose two kinds of text; see the experts that tell them apart, and turn these up and down."""
     st.title("Contrast", anchor=False)
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     trace = session.shown_trace()
     kinds = _kinds(trace)

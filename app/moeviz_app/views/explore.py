@@ -64,20 +64,20 @@ def explore_page() -> None:
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
-    if asked.run is not None and (info is not None or session.waiting() is not None):
+    if asked.run is not None and (info is not None or visit().why_waiting is not None):
         answer.empty()
-        session.keep_refused(None)
+        visit().why_refused = None
         if visit().notice is not None:
             visit().notice.empty()  # it asks for Run, which was pressed
-        with happening.container(), explained(session.keep_refused):
+        with happening.container(), explained(partial(setattr, visit(), "why_refused")):
             record(_with_text(options, **asked.run))
-        if session.refused() is None:
+        if visit().why_refused is None:
             if model_service.chats(name, session.how()) != chats:
                 st.rerun()  # the box can send a turn of a chat now
             visit().box_of = session.shown_trace()
             with happening:
                 has_run(asked.text, asked.runs)
-    if (why := session.refused()) is not None:
+    if (why := visit().why_refused) is not None:
         with happening.container():
             refuse(why)
     with answer.container():
@@ -93,7 +93,7 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelI
             st.text(OWN_MODELS[name].trained_for)
         about = st.container()
         info = None
-        if session.waiting() is None:  # a link fetches nothing
+        if visit().why_waiting is None:  # a link fetches nothing
             with trouble, explained(refuse):
                 info = model_catalog.facts_at_hand(name)
         with about:
@@ -169,7 +169,7 @@ def _is_stale(options: RunRequest) -> bool:
 def _linked(trace: RoutingTrace, stale: bool) -> None:
     """The explorer. A fragment: a choice in it writes the address, and nothing of the page is drawn anew."""
     found = _found(trace)
-    if not session.is_placed():
+    if not visit().is_placed:
         first = (found[0].layer, found[0].token) if found else (session.middle_layer(trace), 0)
         first = first[0], _of_the_text(trace, first[1])
         session.point_at(*(TELLING if session.is_example() else first))

@@ -37,7 +37,7 @@ BEFORE = 16  # tokens before the word, where a text is too long to be shown whol
 def one_word_page() -> None:
     """Choose a word of the text on screen, or of the example, and read the text with another one in its place."""
     st.title("One word", anchor=False)
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     run = EXAMPLE if session.is_example() else recent.run_of(session.shown_trace()) or EXAMPLE
     if visit().word_change is not None and visit().word_change[0] != run:

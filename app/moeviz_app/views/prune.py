@@ -51,7 +51,7 @@ def prune_page() -> None:
         "Which experts can the model do without? Half of the texts choose those that go, and the other half judge, "
         "beside experts that are cut at random."
     )
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     name = session.value(session.MODEL) or settings.SETTINGS.models[0]
     if (why := model_catalog.why_only_read(name)) is not None:

@@ -1,12 +1,14 @@
 """The page What if: change the routing of a prompt, and see what that does to it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import streamlit as st
 
 import moeviz
+from moeviz.capture.interventions import INTERVENTIONS
+from moeviz.capture.interventions.parameter import EXPERTS, LAYER, Parameter
 from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
 from moeviz.charts.effect import EFFECT
 from moeviz.embedded import EMBEDDED
@@ -20,10 +22,10 @@ from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example
 from moeviz_app.jobs.run_request import LONGEST as LONGEST_IN_LINK
-from moeviz_app.jobs.run_request import RunRequest, number_in
+from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import AMOUNTS, PageAddress, fill_in
+from moeviz_app.url.fields import PageAddress
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, say
@@ -33,26 +35,7 @@ if TYPE_CHECKING:
     from moeviz.analyses.what_if import WhatIf
     from moeviz.capture.models.load import LoadedModel
 
-CHANGES = {
-    "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
-    "Force experts": "Every token is sent to them; any slots left go to the router's best experts.",
-    "Turn experts up or down": (
-        "This is added to their scores before each router chooses; it weighs those it chooses as it would."
-    ),
-    "Change top-k": "Every token goes to a different number of experts in every layer, weighted as the router would.",
-    "Swap two experts": "Each gets the other's tokens, with the weights that the router gave.",
-    "Change precision": "The whole model runs in another precision; its routers decide freely.",
-}
-KINDS = {  # of changes, as an address calls them
-    "mute": "Mute experts",
-    "force": "Force experts",
-    "bias": "Turn experts up or down",
-    "top-k": "Change top-k",
-    "swap": "Swap two experts",
-    "precision": "Change precision",
-}
-ONE_VALUE = {"top-k": session.TOP_K, "precision": session.PRECISION}  # changes of every layer, by the widget's key
-PRECISIONS = ("bfloat16", "float16", "int8")
+CHANGES = {option.flag.lstrip("-"): option for option in INTERVENTIONS if option.title}  # as an address calls them
 CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than the one on screen
 NEXT = ("next_token", "next_token_changed")
 LONGEST = 40  # characters of a token
@@ -60,24 +43,19 @@ PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap,
 READS = "The model reads the prompt twice, with and without the change …"
 
 
-def experts_key(layer: int) -> str:
-    """Widget key of the experts that are muted or forced in a layer."""
-    return f"{session.EXPERTS} of {layer}"
-
-
-def swap_keys(layer: int) -> tuple[str, str]:
-    """Widget keys of the two experts that are swapped in a layer."""
-    return f"{session.EXPERTS} 0 of {layer}", f"{session.EXPERTS} 1 of {layer}"
+def widget_key(parameter: Parameter, layer: int | None = None) -> str:
+    """Return the key of the widget that holds a parameter; each layer has its own where its experts differ."""
+    return f"changed_{parameter.name}" + (f" of {layer}" if parameter.of_layer else "")
 
 
 def _change_written() -> dict[str, str]:
     """The change that is chosen, where the rest of the address brings the page's own model."""
     run = _run_in_address()
     model, how = (run.model, run.how) if run else (settings.SETTINGS.models[0], model_catalog.DEFAULT_LOAD)
-    prompt, kind = session.value(session.PROMPT) or "", _short(session.value(session.CHANGE))
+    prompt, kind = session.value(session.PROMPT) or "", session.value(session.CHANGE)
     chosen = session.value(session.MODEL) or settings.SETTINGS.models[0]
     if (
-        session.waiting() is not None
+        visit().why_waiting is not None
         or kind is None
         or (chosen, session.how()) != (model, how)
         or len(prompt) > LONGEST_IN_LINK
@@ -87,25 +65,16 @@ def _change_written() -> dict[str, str]:
     return own | {session.CHANGE: kind} | _particulars(kind)
 
 
-def _short(kind: str | None) -> str | None:
-    return next((short for short, name in KINDS.items() if name == kind), None)
-
-
 def _particulars(kind: str) -> dict[str, str]:
     """Return the fields of a change of this kind."""
-    if kind in ONE_VALUE:
-        values = {ONE_VALUE[kind]: session.value(ONE_VALUE[kind])}
-    else:
-        layer = session.value(session.CHANGED_LAYER)
-        experts = map(session.value, swap_keys(layer)) if kind == "swap" else session.value(experts_key(layer)) or ()
-        values = {session.CHANGED_LAYER: layer, session.EXPERTS: ",".join(map(str, experts))}
-        values |= {session.AMOUNT: session.value(session.AMOUNT)} if kind == "bias" else {}
-    return {key: str(value) for key, value in values.items()}
+    layer = session.value(widget_key(LAYER))
+    values = {each: session.value(widget_key(each, layer)) for each in CHANGES[kind].parameters}
+    return {each.name: each.text(value) for each, value in values.items() if value is not None}
 
 
 def _ask_for_change(query: Mapping[str, str]) -> None:
     """Fill in the prompt at once, and the change when the page knows the model that it is made in."""
-    if query.get(session.CHANGE) not in KINDS:
+    if query.get(session.CHANGE) not in CHANGES:
         return
     visit().change_asked = dict(query)
     if prompt := query.get(CHANGED_PROMPT):
@@ -117,28 +86,15 @@ def fill_in_change(info: ModelInfo) -> None:
     query, visit().change_asked = visit().change_asked, None
     if query is None:
         return
-    kind = query[session.CHANGE]
-    session.set_value(session.CHANGE, KINDS[kind])
-    if kind == "top-k":
-        fill_in(session.TOP_K, number_in(query.get(session.TOP_K)), range(1, min(info.num_experts) + 1))
-    elif kind == "precision":
-        fill_in(session.PRECISION, query.get(session.PRECISION), PRECISIONS)
-    elif (layer := number_in(query.get(session.CHANGED_LAYER))) in info.layers:
-        session.set_value(session.CHANGED_LAYER, layer)
-        if kind == "bias":
-            amount = next((amount for amount in AMOUNTS if str(amount) == query.get(session.AMOUNT)), None)
-            fill_in(session.AMOUNT, amount, AMOUNTS)
-        _fill_in_experts(layer, range(info.num_experts[info.layers.index(layer)]), query)
-
-
-def _fill_in_experts(layer: int, offered: range, query: Mapping[str, str]) -> None:
-    asked = map(number_in, query.get(session.EXPERTS, "").split(","))
-    experts = [expert for expert in asked if expert in offered]
-    if query[session.CHANGE] == "swap":
-        for key, expert in zip(swap_keys(layer), experts, strict=False):
-            session.set_value(key, expert)
-    elif experts:
-        session.set_value(experts_key(layer), list(dict.fromkeys(experts)))
+    session.set_value(session.CHANGE, query[session.CHANGE])
+    layer = None
+    for each in CHANGES[query[session.CHANGE]].parameters:
+        if each.of_layer and layer is None:
+            return  # the layer that the link asks for is none of this model's
+        value = each.value(query.get(each.name, ""), each.offered(info, layer))
+        layer = value if each is LAYER else layer
+        if value is not None:
+            session.set_value(widget_key(each, layer), value)
 
 
 ADDRESS = PageAddress(_change_written, _ask_for_change)
@@ -157,7 +113,7 @@ def what_if_page() -> None:
         "expert of a token, click it on Explore; here are whole texts, and the other changes."
     )
     prompt, name = _prompt_and_model()
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     if (why := model_catalog.why_only_read(name)) is not None:
         say(why)
@@ -194,40 +150,39 @@ def _prompt_and_model() -> tuple[str, str]:
 
 def _change(info: ModelInfo) -> Any:
     """The intervention that the visitor asks for."""
-    from moeviz.capture.interventions.bias import Bias
-    from moeviz.capture.interventions.force import Force
-    from moeviz.capture.interventions.mute import Mute
-    from moeviz.capture.interventions.precision import Precision
-    from moeviz.capture.interventions.swap import Swap
-    from moeviz.capture.interventions.top_k import TopK
-
     fill_in_change(info)
-    kind = st.selectbox("Change", list(CHANGES), key=session.CHANGE, persist_state="session")
-    st.text(CHANGES[kind])
-    if kind == "Change top-k":
-        session.start_with(session.TOP_K, max(info.top_k - 1, 1))
-        return TopK(st.slider("Experts per token", 1, min(info.num_experts), key=session.TOP_K))
-    if kind == "Change precision":
-        return Precision(st.selectbox("Precision", PRECISIONS, key=session.PRECISION))
+    kind = st.selectbox(
+        "Change",
+        list(CHANGES),
+        format_func=lambda kind: CHANGES[kind].title,
+        key=session.CHANGE,
+        persist_state="session",
+    )
+    option = CHANGES[kind]
+    st.text(option.meaning)
+    values: dict[str, Any] = {}
     with st.container(horizontal=True):
-        session.start_with(session.CHANGED_LAYER, _most_used(info)[0])
-        layer = st.selectbox("Layer", info.layers, key=session.CHANGED_LAYER)
-        ids = range(info.num_experts[info.layers.index(layer)])
-        if kind == "Swap two experts":
-            return Swap(layer, *_two_experts(layer, ids))
-        session.start_with(experts_key(layer), [_most_used(info, layer)[1]])
-        experts = st.multiselect("Experts", ids, key=experts_key(layer))
-        if kind == "Turn experts up or down":
-            session.start_with(session.AMOUNT, 2.0)
-            amount = st.select_slider("Added to the score", AMOUNTS, key=session.AMOUNT, width=320)
-            return Bias({layer: dict.fromkeys(experts, amount)})
-    return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
+        for each in option.parameters:
+            values[each.name] = _chosen(each, info, values.get(LAYER.name))
+    assert option.of is not None
+    return option.of(**values)
 
 
-def _two_experts(layer: int, ids: range) -> Iterator[int]:
-    for expert, (key, label) in enumerate(zip(swap_keys(layer), ("Expert", "With expert"), strict=True)):
-        session.start_with(key, min(expert, ids[-1]))
-        yield st.selectbox(label, ids, key=key)
+def _chosen(parameter: Parameter, info: ModelInfo, layer: int | None) -> Any:
+    """Draw a parameter's widget, and return what it holds."""
+    offered, key = parameter.offered(info, layer), widget_key(parameter, layer)
+    if parameter is LAYER:
+        first = _most_used(info)[0]
+    elif parameter is EXPERTS:
+        first = [_most_used(info, layer)[1]]
+    else:
+        first = parameter.first(info, offered)
+    session.start_with(key, first)
+    if parameter.several:
+        return st.multiselect(parameter.label, offered, key=key)
+    if parameter.scale and len(offered) > 1:
+        return st.select_slider(parameter.label, offered, key=key, width=320)
+    return st.selectbox(parameter.label, offered, key=key)
 
 
 def _most_used(info: ModelInfo, layer: int | None = None) -> tuple[int, int]:

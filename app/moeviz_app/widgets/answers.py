@@ -46,11 +46,11 @@ class _Batch:
 
 
 class Answers:
-    """The questions of one page, by what tells them apart; asked when it is made."""
+    """The questions of one page, by their keys; asked when it is made."""
 
     def __init__(self, questions: Mapping[Hashable, Make]) -> None:
         self._until = time.monotonic() + AT_ONCE
-        self._lacking: list[Hashable] = []  # what the page has said is on its way
+        self._lacking: list[Hashable] = []  # questions that the page has announced as on their way
         self._told: Lacking = {}
         self._job: _Batch | None = session.result(JOB)
         missing = {key: make for key, make in questions.items() if _kept.get(key) is None}
@@ -63,7 +63,7 @@ class Answers:
             session.keep_result(JOB, self._job)
 
     def _gone(self, missing: Mapping[Hashable, Make]) -> bool:
-        """Return whether the job is over, and what it found was put away since, or is not there because it failed."""
+        """Return whether the job is over, and its result was dropped since, or is missing because it failed."""
         try:
             return self._job.work.found is not None and any(key not in self._job.wrong for key in missing)
         except (
@@ -78,9 +78,8 @@ class Answers:
         return found
 
     def drawn(self, key: Hashable, model: ModelInfo, chart: Chart | None = None) -> pd.DataFrame | None:
-        """Return the answer; None where the page has said, under the chart's question, why there is none.
-
-        Raises `DamagedShard` alone: see `damage`.
+        """Return the answer; None if the page has explained, under the chart's question, why it has none. Raises
+        only `DamagedShard`: see `damage`.
         """
         frame = None
         with explained(partial(tell_once, chart, model, self._told) if chart else say, but=(DamagedShard,)):
@@ -124,7 +123,7 @@ class Answers:
 
 
 def whole(shown: ShownDataset) -> bool:
-    """Return whether it can be read; else the page has said why, with a button that reads the rest."""
+    """Return whether it can be read; else the page has explained why, with a button that reads the rest."""
     if shown.why_not:
         _offer_the_rest(shown, shown.why_not, None)
     elif not shown.dataset.tokens:

@@ -1,4 +1,4 @@
-"""One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
+"""One chart on a page: its question, its picture, its numbers, its method, its download; or why it is missing."""
 
 import re
 import tomllib
@@ -34,7 +34,7 @@ PATTERNS = {term: re.compile(rf"\b{re.escape(term)}s?\b", re.IGNORECASE) for ter
 
 
 def explained_terms(*texts: str) -> str | None:
-    """The terms of the glossary that stand in these texts, as Markdown; None where there are none."""
+    """Return the terms of the glossary that occur in these texts, as Markdown; None if none does."""
     whole = " ".join(texts)
     found = [f"**{term}**: {meaning}" for term, meaning in GLOSSARY.items() if PATTERNS[term].search(whole)]
     return "\n\n".join(found) or None
@@ -69,7 +69,7 @@ def tag() -> None:
 
 
 def question(title: str, chart: Chart) -> None:
-    """Draw the title of a page, and beside it the one question that its first screen answers."""
+    """Draw the title of a page, and next to it the one question that its first screen answers."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.title(title, anchor=False, width="content")
         st.markdown(chart.question, width="content", help=explained_terms(*words_of(chart)))
@@ -125,7 +125,7 @@ def answer(chart: Chart, trace: RoutingTrace) -> MeasuredChart:
 
 
 def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
-    """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
+    """Show once why a chart is not drawn. What a trace lacks follows the name of a measure: "… needs router logits"."""
     lacking = sentence.partition(" needs ")[2] or sentence
     if lacking not in told:
         heading(chart, model)
@@ -144,10 +144,9 @@ def picture_and_words(
     model: ModelInfo | None = None,
     names: pd.DataFrame | None = None,
 ) -> None:
-    """Draw these numbers, and beside them what is to be said about them, in the words of `model`.
-
-    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on. In
-    the table and its file, experts have their `names`.
+    """Draw these numbers, and next to them their caption, in the words of `model`. If they are of `part`, of the
+    trace or the dataset on screen, a click on an expert or a pair of layers leads on. In the table and its file,
+    experts have their `names`.
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
@@ -155,7 +154,7 @@ def picture_and_words(
 
 
 def _place(chart: Chart, model: ModelInfo | None) -> dict[str, int]:
-    """Return the size of the place that is kept for a picture and its words."""
+    """Return the size of the placeholder for a picture and its words."""
     return {"height": _heights.get(_size(chart, model), MEDIUM), "words": len(chart.reading)}
 
 
@@ -240,7 +239,7 @@ def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None, r
 
 
 def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> None:
-    """A file that is only made when somebody asks for it."""
+    """Offer a file that is only made when somebody asks for it."""
     name = f"moeviz-{chart.key.replace('_', '-')}.{kind.lower()}"
     key = f"{chart.key} {kind.lower()}"
     st.download_button(
@@ -249,7 +248,7 @@ def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> 
 
 
 def alternative(chart: Chart) -> str:
-    """Return what a screen reader says in place of the picture."""
+    """Return what a screen reader reads instead of the picture."""
     return f"{chart.question} {chart.reading} The same numbers are in its menu."
 
 
@@ -291,7 +290,7 @@ def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> 
 
 
 def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
-    """Callback of a click. What is no expert of the model is none: the band of all others, the space between."""
+    """Follow a click, unless the id is not an expert of the model: the band of all others, the space between."""
     for point in session.selected(key, EXPERT) or []:
         only = model.layers[0] if chart.layers != "all" else None  # marks of one layer do not name it
         layer, expert = point.get("layer", only), point.get(chart.expert)
@@ -308,7 +307,6 @@ def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -
 
 
 def _choose_pair(key: str, model: ModelInfo) -> None:
-    """Callback of a click."""
     for point in session.selected(key, PAIR) or []:
         pair = point.get("from_layer"), point.get("to_layer")
         if set(pair) <= set(model.layers):

@@ -52,7 +52,7 @@ def trace_name(trace: RoutingTrace) -> None:
 
 
 def cautions(trace: RoutingTrace) -> None:
-    """Draw what is to be known of a trace before its charts are read: few tokens, how it was generated, its caution."""
+    """Draw what to know of a trace before reading its charts: few tokens, how it was generated, its caution."""
     model, tokens = trace.model, len(trace.tokens)
     if 0 < tokens < HANDFUL:
         st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
@@ -120,7 +120,7 @@ def _counted(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
 
 
 def _not_recorded(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
-    """Count the tokens of which the trace gives no experts; no row if there are none."""
+    """Count the tokens whose experts the trace does not give; no row without any."""
     if not (missing := int((~trace.recorded).any(axis=0).sum())):
         return {}
     meaning = (
@@ -137,7 +137,7 @@ def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
 
 
 def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
-    """Say which kind of text a trace is routed like, for the embedded model alone: its kinds of text ship with it."""
+    """Name the kind of text that a trace is routed like, for the embedded model, whose kinds of text ship with it."""
     if trace.model.name != EMBEDDED or not trace.recorded.any():
         return {}
     reference = recorded.evaluation_routing()

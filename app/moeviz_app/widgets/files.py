@@ -25,11 +25,11 @@ LABELS = {
     "expert_parallel": "Devices among which each layer's experts were divided",
     "first_axis": "First axis of the array",
 }
-OPTIONAL = "start"  # where it is left empty, other answers may be wrong: the reader says so
+OPTIONAL = "start"  # if it is left empty, other answers may be wrong: the reader reports it
 
 
 def ask_for(file_id: str, error: NotSaid) -> None:
-    """Ask that of this upload from now on, beside what is asked already. Raises the error where it is nothing new."""
+    """Ask that of this upload from now on, in addition to what is asked already. Raises the error if it is not new."""
     asked, told = _of(file_id)
     if set(error.names) <= set(asked):
         raise error
@@ -66,7 +66,7 @@ def _of(file_id: str) -> tuple[tuple[str, ...], ImportOptions]:
 
 
 def _field(name: str, key: str) -> int | str | None:
-    """Empty at first: `key` is of one upload alone, so that nothing stays of another."""
+    """Make an empty field: `key` belongs to one upload only, so nothing of another stays."""
     if name == "moe_layers":
         return st.text_input(LABELS[name], max_chars=2000, key=key)
     if name == "first_axis":

@@ -45,10 +45,9 @@ def refuse(sentence: str) -> None:
 
 @contextmanager
 def explained(tell: Callable[[str], None] = say, but: tuple[type[MoevizError], ...] = ()) -> Iterator[None]:
-    """Show an error of moeviz as a sentence, in place of what the block draws. The one place that catches MoevizError.
-
-    `refuse` is the way to tell what went wrong with something that the visitor has asked for. What is of the kinds in
-    `but` is raised: the page has more to offer than a sentence.
+    """Show an error of moeviz as a sentence, instead of what the block draws. Only this catches MoevizError.
+    `refuse` is for a failure of something that the visitor has asked for. Errors of the kinds in `but` are
+    raised: the page has more to offer than a sentence.
     """
     try:
         yield

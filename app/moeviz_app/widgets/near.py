@@ -14,7 +14,7 @@ from moeviz_app.widgets.components import component
 from moeviz_app.widgets.messages import explained
 
 ABOVE = 42  # pixels of a line above a picture, as in near.js
-WHOLE_PAGE = "asks for the whole page"  # a click in a part, which would be drawn anew alone
+WHOLE_PAGE = "asks for the whole page"  # a click in a part that would otherwise redraw only itself
 
 _component = component(
     "near",
@@ -40,9 +40,9 @@ def fill_first_screen() -> None:
 def when_near(name: str, draw: Callable[[], None], height: int, words: int = 0, said: int = 0) -> None:
     """Draw a part of the page when it comes near the screen, and the first one at once.
 
-    name    of this part alone, on its page; a part within it of the same name is drawn with it
+    name only for this part of its page; a part within it of the same name is drawn with it
     height  about how many pixels it takes
-    words   the signs of what is said beside it, and on a phone below
+    words   the characters of the text next to it, and on a phone below it
     said    and of what is said above it
     """
     seen = visit().seen
@@ -62,7 +62,7 @@ def draw_whole_page() -> None:
 
 @st.fragment
 def _part(name: str, draw: Callable[[], None], size: dict[str, int]) -> None:
-    if session.take(WHOLE_PAGE):
+    if st.session_state.pop(WHOLE_PAGE, None):
         st.rerun()
     if not is_near(name):
         tall = size["height"] + (ABOVE if size["said"] else 0)  # until the script that knows the screen is there

@@ -37,7 +37,7 @@ def choice_of(widget: Any, label: str, options: Sequence[Any], key: str, usual: 
 
 
 def layer_of(layers: Sequence[int], key: str, usual: int, label: str = "Layer") -> int:
-    """Ask for one of these layers, `usual` at first; nothing is asked where there is one alone."""
+    """Ask for one of these layers, `usual` at first; with only one, nothing is asked."""
     if len(layers) == 1:
         session.set_value(key, layers[0])
         return layers[0]
@@ -118,13 +118,13 @@ def choose_token(trace: RoutingTrace) -> None:
 
 
 def _overview(trace: RoutingTrace) -> None:
-    """The whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
+    """Draw the whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
     frame = WHOLE_TRACE.measure(trace)
     chart = described(frame).of(trace.model)
     heading(chart)
     altair_chart(
         with_window(chart.draw(frame), session.window()),
-        key=session.overview_key(),
+        key=f"overview {visit().overviews}",
         on_select=session.pick_from_overview,
         selection_mode=BRUSH,
         alt=alternative(chart),
@@ -134,7 +134,7 @@ def _overview(trace: RoutingTrace) -> None:
 
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
-THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
+THIRD = {"third": session.THIRD_TRACE}  # on Compare only, if one is chosen
 JUDGED = {serve_address.JUDGED_ON: session.JUDGED_ON}  # only on Serve
 MOST_FIELDS = 30  # of a run in an address
 BESIDE = {  # charts that Compare draws of both traces
@@ -219,7 +219,7 @@ def _chosen(
 
 
 def _choose_one(label: str, names: list[str], key: str) -> str | None:
-    """One of the names; the third may be none."""
+    """Choose one of the names; the third may be none."""
     third = key == session.THIRD_TRACE
     return st.selectbox(
         f"{label}{' (optional)' * third}",
@@ -268,8 +268,8 @@ def _brought_up(run: RunRequest, key: str) -> RoutingTrace | None:
 
 
 def _wait(run: RunRequest) -> None:
-    """Let this run wait on the first page, where no other does yet, which the page has said already."""
-    if session.waiting() is None:
+    """Let this run wait on the first page, unless another does already, which the page has reported."""
+    if visit().why_waiting is None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
             f"This link asks for a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
@@ -286,7 +286,7 @@ def part_name(name: str, phase: str) -> str:
 
 
 def _pair_written() -> dict[str, str]:
-    """The two traces that are compared, where a link can bring both."""
+    """Return the two traces that are compared, if a link can contain both."""
     found = {side: run_in_address(session.value(key)) for side, key in SIDES.items()}
     if not all(found.values()):
         return {}
@@ -294,7 +294,7 @@ def _pair_written() -> dict[str, str]:
 
 
 def _compared_written() -> dict[str, str]:
-    """Return the traces that are compared, the third where there is one, and the chart that is drawn of all."""
+    """Return the traces that are compared, the third if there is one, and the chart that is drawn of all."""
     pair, chart = _pair_written(), BESIDE.get(session.value(session.BESIDE))
     if (third := session.value(session.THIRD_TRACE)) is not None and pair:
         text = run_in_address(third)
@@ -329,7 +329,7 @@ def ask_for_runs(query: Mapping[str, str], sides: Iterable[str]) -> bool:
 
 def _ask_for_pair(query: Mapping[str, str]) -> None:
     if ask_for_runs(query, SIDES | THIRD):
-        session.set_value(session.THIRD_TRACE, None)  # until it is brought up, where there is one
+        session.set_value(session.THIRD_TRACE, None)  # until it is chosen again, if there is one
         by_key = {chart.key: question for question, chart in BESIDE.items()}
         fields.fill_in(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
 

@@ -1,4 +1,4 @@
-"""The model of the first page, and how it runs: what the visitor may choose beside the prompt."""
+"""The model of the first page, and how it runs: the visitor's choices in addition to the prompt."""
 
 from dataclasses import asdict
 from typing import Any
@@ -41,7 +41,7 @@ def choose_model() -> str:
 
 
 def _as_usual() -> None:
-    """Another model was chosen: it writes as that one does unless asked otherwise."""
+    """Reset generation when another model is chosen: it writes by its own defaults."""
     session.set_value(session.TEMPERATURE, usual_temperature(session.value(session.MODEL)))
 
 
@@ -61,9 +61,8 @@ def choose_options(name: str, info: ModelInfo | None) -> RunRequest:
 
 
 def _generation(name: str, only_read: bool) -> dict[str, Any]:
-    """How many tokens to generate, at what temperature, from which seed; or as the checkpoint's own settings say.
-
-    A model that another engine runs has no such settings.
+    """Ask for the number of tokens to generate, temperature and seed; or the checkpoint's own settings. A model that
+    another engine runs has none.
     """
     most = settings.SETTINGS.max_new_tokens
     new_tokens = st.slider(
@@ -109,7 +108,7 @@ def _decoding_of_checkpoint(disabled: bool) -> str | None:
 
 
 def _loading() -> dict[str, Any]:
-    """In which dtype and on which device the model is opened, and whose code runs its routers."""
+    """Ask for the dtype and the device of the model, and whose code runs its routers."""
     for key, label, placeholder in (
         (session.DTYPE, "dtype", "as the checkpoint says"),
         (session.DEVICE, "Device, as accelerate names it", "a GPU if there is one"),

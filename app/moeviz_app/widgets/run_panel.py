@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_PICTURES = 0.3
-PAUSE = 20  # times as long as a picture took, until the next: beside many visitors it takes longer
+PAUSE = 20  # times as long as a picture took, until the next: with many visitors it takes longer
 _traces: ResultCache[RoutingTrace] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
 
 def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
-    """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
+    """Trace a prompt on the model's own thread, and show it as it grows. Raises what `moeviz.stream` raises.
 
     The same run is done once, for all visitors.
 
@@ -40,7 +40,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     one for each run of a script that has several.
     """
     with st.spinner("Loading the model …"):
-        model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
+        model_catalog.bring_torch()  # before anything of it is imported here, next to the thread that warms up
     model_service.begin_run()
     visit().unfinished = None
     if (known := _known(run)) is not None:
@@ -96,18 +96,18 @@ def _ask(run: RunRequest, loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
 
 
 def _known(run: RunRequest) -> RoutingTrace | None:
-    """Return the trace of the same run, somebody's: it depends on weights, text and settings alone."""
+    """Return the trace of the same run, by any visitor: it depends only on weights, text and settings."""
     return None if (key := _key(run)) is None else _traces.get(key)
 
 
 def _keep(run: RunRequest, trace: RoutingTrace) -> None:
-    """Keep a trace for whoever asks for the same; in the model's own thread, before the next one has its turn."""
+    """Cache a trace for the same run; in the model's own thread, before the next one has its turn."""
     if (key := _key(run)) is not None:
         _traces.put(key, trace, trace.nbytes)
 
 
 def _key(run: RunRequest) -> Hashable:
-    """Return a run with the identity of its weights; None where that is not known, or may change: on a server."""
+    """Return a run with the identity of its weights; None if that is not known, or may change: on a server."""
     if model_catalog.answers_at_once(run.model):
         return None
     weights = model_service.weights(run.model, run.how, None)
@@ -149,7 +149,7 @@ class Picture:
 
 
 def _strip_so_far(trace: RoutingTrace) -> None:
-    """The newest tokens, coloured as they will be; to look at, not to click."""
+    """Draw the newest tokens, coloured as they will be; read-only."""
     layer = session.value(session.LAYER)
     if layer not in trace.model.layers:
         layer = session.middle_layer(trace)
@@ -166,9 +166,8 @@ def waiting_words(ahead: int, otherwise: str) -> str:
 
 
 def waited_for(heard: model_service.Heard, begins: str, unit: str | None = None) -> Any:
-    """Return what the work comes to; meanwhile a bar says how many units of all are done, and Stop ends it.
-
-    Its progress is told as (done, total); work that tells of none has no unit, and no Stop. Raises what it raises.
+    """Return the result of the work; meanwhile a bar shows the units that are done, and Stop ends it. Progress comes
+    as (done, total); work without progress has no unit, and no Stop. Raises what it raises.
     """
     place = st.empty()
     with place.container():

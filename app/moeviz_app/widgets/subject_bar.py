@@ -50,7 +50,7 @@ def subject_bar(key: str = KEY) -> None:
 
 
 def _label(one: Subject, needs: frozenset[str], look: Look) -> str:
-    """Return the line of a subject in the list; of one that is not enough for the page, with what it lacks."""
+    """Return the line of a subject in the list; with what it lacks, if it is not enough for the page."""
     lacks = [] if one.id == look.chosen.id else one.lacks(needs)
     return " — ".join([one.title, *(LACKS[lack][0] for lack in lacks[:1])])
 
@@ -61,7 +61,7 @@ def _choose(key: str) -> None:
 
 
 def _explain(look: Look, key: str) -> None:
-    """Say what the chosen subject lacks and what is shown instead, and offer the ways out."""
+    """Report what the chosen subject lacks and what is shown instead, and offer the ways out."""
     takes, chosen, drawn = look.takes, look.chosen, look.drawn
     lacks = chosen.lacks(takes.needs | takes.prefers)
     why = LACKS[lacks[0]][1] if lacks else "{model} is another model."

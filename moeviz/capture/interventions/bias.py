@@ -17,6 +17,7 @@ from moeviz.capture.interventions.intervention import (
     Option,
     check_experts,
 )
+from moeviz.capture.interventions.parameter import AMOUNT, EXPERTS, LAYER
 from moeviz.errors import CaptureError
 
 
@@ -113,4 +114,8 @@ OPTION = Option(
         "contrast --steering",
     },
     several=r"[\d:;=.,+\-e]+",
+    title="Turn experts up or down",
+    meaning="This is added to their scores before each router chooses; it weighs those it chooses as it would.",
+    parameters=(LAYER, EXPERTS, AMOUNT),
+    of=lambda layer, experts, amount: Bias({layer: dict.fromkeys(experts, float(amount))}),
 )

@@ -19,6 +19,7 @@ from moeviz.capture.interventions.intervention import (
     groups_in_words,
     push,
 )
+from moeviz.capture.interventions.parameter import EXPERTS, LAYER
 from moeviz.errors import CaptureError
 
 
@@ -70,4 +71,8 @@ OPTION = Option(
     lambda args, _read: Force(experts_from_words(args.force)),
     {"metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts; 3:1,4;5:0 for several"},
     several=EXPERT_WORDS,
+    title="Force experts",
+    meaning="Every token is sent to them; any slots left go to the router's best experts.",
+    parameters=(LAYER, EXPERTS),
+    of=lambda layer, experts: Force({layer: tuple(experts)}),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from moeviz.capture.interventions.parameter import Parameter
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import no_layer
@@ -203,7 +204,7 @@ class Intervention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The option of `moeviz what-if` that asks for an intervention."""
+    """What asks for an intervention: an option of `moeviz what-if`, and the choices of the page What if."""
 
     flag: str  # "--mute"
     make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace
@@ -211,6 +212,10 @@ class Option:
     least: int | None = None  # of whole numbers, if the option takes those
     several: str | None = None  # what a value looks like, if there may be several, as in 3:1;4:2
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further flags that go with it
+    title: str = ""  # on the page; without one, it is not offered there
+    meaning: str = ""  # what it does, in a sentence
+    parameters: tuple[Parameter, ...] = ()  # that a person chooses, in order
+    of: Callable[..., object] | None = None  # of the values of these, by name
 
     @property
     def name(self) -> str:

@@ -20,6 +20,7 @@ from moeviz.capture.interventions.intervention import (
     is_one_of,
     push,
 )
+from moeviz.capture.interventions.parameter import EXPERTS, LAYER
 from moeviz.errors import CaptureError
 
 
@@ -102,5 +103,9 @@ OPTION = Option(
     lambda args, _read: Mute(experts_from_words(args.mute), reroute=not args.no_reroute),
     {"metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead; 3:1,4;5:0 for several"},
     several=EXPERT_WORDS,
+    title="Mute experts",
+    meaning="They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
+    parameters=(LAYER, EXPERTS),
+    of=lambda layer, experts: Mute({layer: tuple(experts)}),
     beside={"--no-reroute": {"action": "store_true", "help": "with --mute: nothing takes a muted expert's place"}},
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from moeviz.capture.interventions.intervention import Option
+from moeviz.capture.interventions.parameter import Parameter
 
 NAMES = ("float32", "bfloat16", "float16", "int8")
 
@@ -25,4 +26,8 @@ OPTION = Option(
     "--precision",
     lambda args, _read: Precision(args.precision),
     {"choices": NAMES, "help": "run the model in another precision"},
+    title="Change precision",
+    meaning="The whole model runs in another precision; its routers decide freely.",
+    parameters=(Parameter("precision", "Precision", lambda *_: NAMES[1:]),),
+    of=lambda precision: Precision(precision),
 )

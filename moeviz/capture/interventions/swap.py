@@ -14,6 +14,7 @@ from moeviz.capture.interventions.intervention import (
     check_expert,
     check_layers,
 )
+from moeviz.capture.interventions.parameter import EXPERT, LAYER, WITH_EXPERT
 from moeviz.errors import CaptureError
 
 
@@ -55,5 +56,12 @@ class Swap:
 
 
 OPTION = Option(
-    "--swap", lambda args, _read: Swap(*args.swap), {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")}, least=0
+    "--swap",
+    lambda args, _read: Swap(*args.swap),
+    {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")},
+    least=0,
+    title="Swap two experts",
+    meaning="Each gets the other's tokens, with the weights that the router gave.",
+    parameters=(LAYER, EXPERT, WITH_EXPERT),
+    of=lambda layer, expert, with_expert: Swap(layer, expert, with_expert),
 )

@@ -15,6 +15,7 @@ from moeviz.capture.interventions.intervention import (
     is_whole,
     shown,
 )
+from moeviz.capture.interventions.parameter import Parameter
 from moeviz.errors import CaptureError
 
 
@@ -60,9 +61,20 @@ class TopK:
         return self.layers is None or layer in self.layers
 
 
+PER_TOKEN = Parameter(
+    "experts_per_token",
+    "Experts per token",
+    lambda info, _: range(1, min(info.num_experts) + 1),
+    usual=lambda info: max(info.top_k - 1, 1),
+    scale=True,
+)
 OPTION = Option(
     "--experts-per-token",
     lambda args, _read: TopK(args.experts_per_token),
     {"metavar": "K", "help": "another top-k"},
     least=1,
+    title="Change top-k",
+    meaning="Every token goes to a different number of experts in every layer, weighted as the router would.",
+    parameters=(PER_TOKEN,),
+    of=lambda experts_per_token: TopK(experts_per_token),
 )

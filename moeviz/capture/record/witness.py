@@ -44,6 +44,11 @@ class Calls(list[Routing]):
         super().append(routing)
         self.order.append((self.path, routing))
 
+    def forget(self) -> None:
+        """Leave this module out, since what it received cannot be seen."""
+        self.order[:] = [(path, routing) for path, routing in self.order if path != self.path]
+        self.clear()
+
 
 class Testimony(dict[str, Calls]):
     """The calls by the path of a module, and of all modules in the order in which they ran."""
@@ -60,9 +65,13 @@ class Testimony(dict[str, Calls]):
 @contextmanager
 def witnessed(model: nn.Module) -> Iterator[Testimony]:
     """Inside the block, note what the experts of `model` receive."""
-    testimony = Testimony()
+    testimony, parts = Testimony(), dict(model.named_modules())
     with ExitStack() as stack:
-        for path, part in model.named_modules():
+        for path, part in parts.items():
+            if isinstance(part, nn.ModuleList) and is_standard(path, part):
+                for hook in _listed(parts[path.rpartition(".")[0]], part, testimony.calls(path)):
+                    stack.callback(hook.remove)
+                continue
             for name, attend in WITNESSES.items():
                 if type(part).__name__ == name or (name == STANDARD and is_standard(path, unwrapped_module(part))):
                     for hook in attend(part, testimony.calls(path)):
@@ -112,6 +121,30 @@ def _masks(experts: nn.Module, calls: Calls) -> list:
     hooks = [_before(experts, note)]
     numbered = {int(name.split("_")[1]): part for name, part in experts.items() if name.startswith("expert_")}
     return hooks + [_before(part, note_expert(number)) for number, part in numbered.items()]
+
+
+def _listed(block: nn.Module, experts: nn.ModuleList, calls: Calls) -> list:
+    """A list of experts, each of which is given its rows of what the block reads; the rows are found again."""
+    met: dict[str, Tensor] = {}
+
+    def note(_block: nn.Module, given: tuple, named: dict) -> None:
+        hidden = next(part for part in (*given, *named.values()) if isinstance(part, Tensor))
+        met["hidden"] = hidden.reshape(-1, hidden.shape[-1])
+        calls.append([{} for _ in met["hidden"]])
+
+    def note_expert(number: int) -> Callable:
+        def note_rows(_expert: nn.Module, given: tuple) -> None:
+            rows = given[0].reshape(-1, given[0].shape[-1])
+            places = _places(rows, met["hidden"]) if rows.shape[-1] == met["hidden"].shape[-1] else []
+            if len(places) < len(rows):  # the block gives its experts something else than what it reads
+                calls.forget()
+            for token in places if calls else ():
+                calls[-1][token][number] = None
+
+        return note_rows
+
+    hooks = [_before(block, note, with_kwargs=True)]
+    return hooks + [_before(expert, note_expert(number)) for number, expert in enumerate(experts)]
 
 
 def _places(rows: Tensor, among: Tensor) -> list[int]:

@@ -127,7 +127,8 @@ def _all_routers(model: nn.Module) -> list[Router]:
     if not paths:
         raise CaptureError(
             f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
-            "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE."
+            "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE, or give an adapter that reads its "
+            "router (moeviz.adapters.register, or --adapter on the command line)."
         )
     sites = {path: next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE) for path in paths}
     if len(set(sites.values())) == 1:
@@ -176,7 +177,9 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
     block_path = place.rpartition(".")[0]
     block = parts[block_path]
     experts = _experts(place, parts, adapter.experts if adapter else ("experts",))
-    num_experts = _first_number("num_experts", module, *map(unwrapped_module, experts.values()), block)
+    num_experts = adapter.num_experts(module) if adapter else None
+    if not isinstance(num_experts, int):
+        num_experts = _first_number("num_experts", module, *map(unwrapped_module, experts.values()), block)
     top_k = (adapter.top_k(module) if adapter else None) or _first_number("top_k", module, block)
     adapted = type(parts[place]).__name__ in (ADAPTED, COPIED)
     if index is None or not experts or num_experts is None or top_k is None or (place != path and not adapted):

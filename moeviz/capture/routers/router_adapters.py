@@ -145,6 +145,7 @@ class RouterAdapter(NamedTuple):
     method: str = ""  # of the block, if that decides and not the router module
     experts: tuple[str, ...] = ("experts",)  # next to the router, or in it
     top_k: Callable[[nn.Module], int | None] = lambda router: getattr(router, "top_k", None)
+    num_experts: Callable[[nn.Module], int | None] = lambda router: getattr(router, "num_experts", None)
     zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
     caution: str = ""  # what a person must know before trusting the trace
@@ -230,3 +231,4 @@ ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
         zero_experts=lambda _router: 1,
     ),
 }
+BUILT_IN = frozenset(ROUTER_ADAPTERS)  # `moeviz.adapters` adds those of a user

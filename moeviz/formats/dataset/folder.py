@@ -113,7 +113,7 @@ def check_begun(path: Place, resume: bool) -> None:
 
 
 def plan_in(path: Place) -> dict[str, Any] | None:
-    """The plan of a dataset that was begun; None if there is no plan. Raises `InvalidTrace` for a damaged one."""
+    """Return the plan of an unfinished dataset; None if it has no plan. Raises `InvalidTrace` for a damaged one."""
     place = path / PLAN
     return parse_json(place.read_bytes(), f"file {PLAN} of {path.name}") if place.exists() else None
 

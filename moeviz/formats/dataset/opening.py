@@ -73,7 +73,7 @@ def _with_errors(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
 
 
 def _open_unfinished(path: Place, partial: bool) -> Dataset:
-    """Open the shards of a dataset that are there so far, by the file of each."""
+    """Open the existing shards of an unfinished dataset."""
     if not (path / PLAN).exists():
         raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
     if not partial:
@@ -106,7 +106,7 @@ def _shards_in(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _name_strangers(sizes: dict[str, int], content: dict[str, Any]) -> list[str]:
-    """Shards that the manifest does not list: a copy, or one of another run, would be counted twice."""
+    """Name the shards that the manifest does not list: a copy, or one of another run, would be counted twice."""
     own = {name_of(number) for number in range(len(_shards_in(content)))}
     found = sorted(name for name in {place.partition("/")[0] for place in sizes} if re.fullmatch(r"shard-\d+", name))
     return [f"{name} is not in the manifest, so it is not of this dataset." for name in found if name not in own]
@@ -127,7 +127,7 @@ def _is_file(facts: Any) -> bool:
 
 
 def _why_not(shard: Shard, sizes: dict[str, int]) -> str:
-    """The reason why a shard is not whole, as the end of a sentence; "" if it has the sizes that it should have."""
+    """Explain why a shard is not whole, as the end of a sentence; "" if its sizes are right."""
     if not any(f"{shard.name}/{name}" in sizes for name in (SHARD, *shard.files)):
         return "is missing"
     for name, facts in shard.files.items():

@@ -93,9 +93,8 @@ class Dataset:
     def scan(
         self, columns: Sequence[str], texts: np.ndarray | None = None
     ) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
-        """Yield each shard and row group in turn, with its columns. No more is in memory.
-
-        Of `texts`, by their numbers, in order: row groups without any of them are not read.
+        """Yield each shard and row group in turn, with its columns. Only one is in memory. `texts` are numbers in
+        order: row groups without any of them are not read.
         """
         for shard in self.shards:
             with _name_shard(shard, partial(self.file, shard)) as file:
@@ -194,7 +193,6 @@ class Dataset:
         return ExpertCounts(self.model, *sums, tuple(names), "label")
 
     def _sums(self, groups: int, group_of: Callable[[Shard, Columns], Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Sum the load and slots tables into assignments (groups, L, E) and recorded tokens (groups, L)."""
         L, E = len(self.model.layers), max(self.model.num_experts)
         load, recorded = np.zeros((groups, L, E), np.int64), np.zeros((groups, L), np.int64)
         for shard, table in self.table("load"):
@@ -233,7 +231,7 @@ class Dataset:
 
 
 def _name_shard(shard: Shard, made: Callable[[], Made]) -> Made:
-    """Raise errors about a shard's data again, with the shard's name in the sentence."""
+    """Reraise errors about a shard's data with the shard's name in the sentence."""
     try:
         return made()
     except DAMAGED as error:
@@ -257,7 +255,7 @@ def _rows(file: parquet.ParquetFile) -> int:
 
 
 def _read_table(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
-    """The columns of a small table; layers and labels of the model as numbers from 0."""
+    """Read the columns of a small table; layers and labels of the model as numbers from 0."""
     file, facts = f"{name}.parquet", shard.files[f"{name}.parquet"]
     if facts["bytes"] > MAX_TABLE_BYTES:
         raise ValueError(f"{file} has more bytes than are read")
@@ -275,7 +273,7 @@ def _read_table(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int]
 
 
 def _check_column(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
-    """Layers become rows of the L; raises `ValueError` for what the model does not have."""
+    """Convert layers to rows of L; raises `ValueError` for a layer or label that the model does not have."""
     if column in ("layer", "from_layer", "to_layer"):
         own = np.asarray(model.layers)
         rows = np.searchsorted(own, values)

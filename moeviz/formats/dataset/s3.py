@@ -126,7 +126,7 @@ def unreachable(place: object, error: Exception) -> MoevizError:
 
 @cache
 def _opened(endpoint: str, bucket: str) -> Any:
-    """Return the file system of a bucket's server; one for each in a process."""
+    """Return the file system of a bucket's server, one for each per process."""
     from pyarrow import fs
 
     if "S3FileSystem" not in vars(fs):

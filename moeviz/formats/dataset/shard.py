@@ -126,7 +126,7 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        """A row group: it ends where a stretch ends, so consecutive tokens are always in one."""
+        """Write a row group. It ends where a stretch ends, so consecutive tokens are always in one."""
         rows = {name: np.concatenate([part[name] for part in self.held]) for name in self.held[0]}
         names = pa.array(list(self.statistics.labels), pa.string())
         rows["label"] = rows["label"].astype(np.int32)
@@ -195,7 +195,7 @@ def _convert_weights(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray
 
 
 def _pack_rows(rows: np.ndarray) -> pa.Array:
-    """(T, K) as T binaries of fixed size."""
+    """Pack (T, K) into T binaries of fixed size."""
     rows = np.ascontiguousarray(rows)
     kind = pa.binary(rows.shape[1] * rows.dtype.itemsize)
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)])
@@ -285,7 +285,7 @@ class ShardStatistics:
         yield "locality", _table_of(label=np.repeat(names, self.L), layer=np.tile(layer, D), **counted)
 
     def _sums_of_outputs(self, names: np.ndarray, label: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns of `load`: of these rows, by the place of the label and of layer and expert."""
+        """Sum the columns of `load` over these rows, by label, layer and expert."""
         if not self.outputs:
             return {}
         known = set.intersection(*({*sums} for sums in self.outputs.values()))

@@ -197,7 +197,7 @@ def _open_parquet(data: bytes, dictionaries: list[str] | None = None) -> Any:
 
 
 def _check_declared_size(metadata: Any, source: Source) -> None:
-    """By what the file says of itself, but for its columns: of a damaged one, Arrow's own code ends the process."""
+    """Check the sizes that a file declares, but for its columns: a damaged one ends the process in Arrow's code."""
     size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
     most = source.max_bytes // BYTES_A_VALUE
     if size > source.max_bytes or metadata.num_rows > most:

@@ -125,7 +125,7 @@ def _all_experts(table: np.ndarray, counted: CountTable, options: ImportOptions)
 
 
 def _check_top_k(table: np.ndarray, tokens: np.ndarray, layers: list[int], top_k: int) -> None:
-    """An expert cannot get more tokens than there are: then top-k is smaller than was stated."""
+    """Check that no expert has more tokens than there are: top-k would be smaller than stated."""
     over = table > tokens[..., None]
     if over.any():
         group, row, expert = np.argwhere(over)[0]

@@ -89,7 +89,7 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
 def _choose_layers(
     ids: np.ndarray, about: SourceInfo, options: ImportOptions
 ) -> tuple[list[int], list[int], list[str]]:
-    """Which rows of the layer axis are of MoE layers, and their own indices."""
+    """Choose the rows of the layer axis that are MoE layers, and their own indices."""
     every = list(range(len(ids)) if about.layers is None else about.layers)
     if not (about.hidden or options.moe_layers):
         return list(range(len(ids))), every, []
@@ -132,7 +132,7 @@ def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[i
 
 
 def _mark_missing(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
-    """The ids with the rows marked that were not recorded, and how many. Raises `InvalidTrace` for an expert twice."""
+    """Mark the rows that were not recorded, and count them. Raises `InvalidTrace` for an expert twice."""
     missing = np.asarray((ids < 0).all(axis=-1))
     if ids.shape[2] > 1:
         missing |= (ids == 0).all(axis=-1)

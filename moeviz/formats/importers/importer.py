@@ -301,7 +301,7 @@ class Importer:
 
     @property
     def looks_for(self) -> str:
-        """What recognises a file, in words."""
+        """The file that it recognises, in words."""
         return (self.recognise.__doc__ or "").removesuffix(".")
 
 

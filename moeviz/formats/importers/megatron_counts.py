@@ -63,7 +63,7 @@ def _add_lines(source: Source, name: str, rank: int, devices: int, counts: Count
 
 
 def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int], list[int]]:
-    """The steps at which no rank lacks a layer that it has at any, and the layers. Raises `InvalidTrace` for none."""
+    """Return the steps at which every rank has all of its layers, and the layers. Raises `InvalidTrace` for none."""
     steps, layers = (sorted({key[at] for key in counts}) for at in (0, 1))
     ranks = {layer: {rank for step in steps for rank in counts.get((step, layer), {})} for layer in layers}
     for layer in layers:
@@ -89,7 +89,7 @@ def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int
 
 
 def _sum_ranks(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
-    """The counts of all experts, from those that each rank counted of its part."""
+    """Add up the counts of all experts from the part that each rank counted."""
     parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
     return np.concatenate([np.sum(part, axis=0) for part in parts])
 

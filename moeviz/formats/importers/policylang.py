@@ -92,7 +92,7 @@ def _part(rows: list[dict[str, Any]]) -> tuple[list[int], SequenceRouting]:
 
 
 def _there(value: Any) -> bool:
-    """True where a cell holds something: a table has NaN where a column is empty."""
+    """Return whether a cell has a value: a table has NaN in an empty column."""
     return value is not None and not (isinstance(value, float) and value != value)
 
 

@@ -36,7 +36,7 @@ def recognise(source: Source) -> bool:
 
 
 def _is_logits(content: Any) -> bool:
-    """A list or tuple of tables, one a layer, where dense layers may be None; or one array for all of them."""
+    """Return whether this is a sequence of tables, one per layer with None for dense ones, or one array for all."""
     if isinstance(content, np.ndarray):
         return _has_three_axes(content)
     return isinstance(content, (list, tuple)) and any(isinstance(table, np.ndarray) for table in content)
@@ -67,7 +67,7 @@ def _content(source: Source) -> Any:
 
 
 def _by_layer(tables: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
-    """The tables by the last number in their names. Raises `InvalidTrace` where that names no layer, or one twice."""
+    """Order the tables by the last number in their names. Raises `InvalidTrace` without one, or for one twice."""
     names: dict[int, str] = {}
     for name in tables:
         if not (numbers := re.findall(r"\d+", name.removesuffix(".npy"))):
@@ -93,7 +93,7 @@ def _trace(tables: dict[int, np.ndarray], source: Source, options: ImportOptions
 
 
 def _check(logits: np.ndarray, top_k: int, experts: int) -> None:
-    """Raise `InvalidTrace` for weights, hidden states, scores, and whatever else has the shape of a table."""
+    """Raise `InvalidTrace` for weights, hidden states, scores, and other tables of a similar shape."""
     if logits.shape[2] != experts:
         raise InvalidTrace(
             f"A layer's table is {logits.shape[1]:,} x {logits.shape[2]:,}, and router logits of {experts:,} experts "

@@ -57,7 +57,7 @@ def _by_step(table: np.ndarray, source: Source, options: ImportOptions) -> Exper
 
 
 def _logical(record: dict[str, Any], slots: np.ndarray) -> np.ndarray:
-    """The counts of physical slots, added up by the expert that each slot holds."""
+    """Add up the counts of physical slots by the expert that each slot holds."""
     physical = whole(record["global_physical_count"], 2, "The physical counts")
     if physical.shape != slots.shape or slots.min() < 0 or slots.max() >= slots.shape[1]:
         raise InvalidTrace("The recorder's counts and its map of slots do not fit each other. Dump it again.")

@@ -116,7 +116,7 @@ def _find_format(source: Source) -> Importer | None:
 
 
 def _why_not(source: Source) -> str:
-    """The reason why a file that looks like routing is not opened; "" for any other file."""
+    """Explain why a file that looks like routing is not opened; "" for any other file."""
     data, first = source.data, source.first
     if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[1:2] and not is_safetensors(data):
         return (

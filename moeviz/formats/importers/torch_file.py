@@ -87,7 +87,7 @@ def from_torch(data: bytes, max_bytes: int) -> Any:
 
 
 def _check_names(pickle: bytes) -> None:
-    """A pickle calls what it names; torch's own reader allows more names than a file of routing needs."""
+    """Check the names that a pickle calls; torch's own reader allows more than a file of routing needs."""
     if len(pickle) > MAX_PICKLE:
         raise InvalidTrace(f"The file lists {len(pickle):,} bytes of objects, and at most {MAX_PICKLE:,} are read.")
     for code, named, _ in pickletools.genops(pickle):

@@ -1,8 +1,8 @@
 """vLLM with --enable-return-routed-experts: a response, the lines of `vllm run-batch`, or an array saved in Python.
 
-From 0.22 on, a response has base64 of a .npy, (tokens - 1 - start, hidden layers, K); 0.21 has nested lists, those of
-the prompt apart. Ids alone, in no order. Dense layers are rows of zeros, and so is what a fused kernel hides.
-An array of three axes may also be the `experts` of a `RoutingTrace`, (L, T, K): an option says which.
+From 0.22 on, a response has base64 of a .npy, (tokens - 1 - start, hidden layers, K); 0.21 has nested lists, with
+the prompt's in a list of their own. Only ids, in no order. Dense layers are rows of zeros, and so is what a fused
+kernel hides. An array of three axes may also be the `experts` of a `RoutingTrace`, (L, T, K): an option says which.
 """
 
 from dataclasses import replace

@@ -19,7 +19,7 @@ DRAWN_BLOCKS = "shown above"
 
 
 def blocks_by_digit(result: Conditional) -> pd.DataFrame:
-    """How likely each kind of digit is to switch each block on.
+    """The probability of each block being on for each kind of digit.
 
     `probability` is the mean of σ over the test digits of that kind. The blocks of a kind do not sum to 1 but to the
     average number of blocks that it has on. `target` is τ, what all would be if the policy ignored the digit.
@@ -147,7 +147,7 @@ def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _dense(frame: pd.DataFrame) -> list[alt.LayerChart]:
-    """A dashed line for each dense network, named: the better one below its line, so that the names do not meet."""
+    """Draw a named dashed line for each dense network: the better one below its line, so that the names do not meet."""
     dense = frame[frame["network"].str.startswith("dense")].sort_values("mean")
     rows = [dense.iloc[[i]][["network", "mean"]] for i in range(len(dense))]
     return [theme.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]

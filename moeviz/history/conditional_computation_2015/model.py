@@ -1,6 +1,6 @@
-"""Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
+"""Conditional computation: blocks of a network, each switched on or off for every input by a learnt policy.
 
-One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
+One hidden layer of 256 tanh units in 16 blocks classifies handwritten digits. A policy sees the digit too, and gives
 each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
 policy cannot be trained by plain backpropagation, and there are two ways around that here.
 
@@ -55,7 +55,7 @@ def straight_through(
 
 
 def sparsity_loss(probability: Float32[torch.Tensor, "N B"], target: float) -> Float32[torch.Tensor, ""]:
-    """L_b + L_e: each block is to be on for a share τ of the batch, and each digit is to have a share τ of the blocks.
+    """L_b + L_e: each block should be on for a share τ of the batch, and each digit should use a share τ of the blocks.
 
     L_b = Σⱼ |meanᵢ σᵢⱼ − τ|, L_e = meanᵢ |meanⱼ σᵢⱼ − τ|. Source: 2015, L_b and L_e.
     """
@@ -64,7 +64,7 @@ def sparsity_loss(probability: Float32[torch.Tensor, "N B"], target: float) -> F
 
 
 def variance_loss(probability: Float32[torch.Tensor, "N B"]) -> Float32[torch.Tensor, ""]:
-    """L_v = −Σⱼ varᵢ σᵢⱼ: a block's probability is to go with the digit, and not to be τ for all. Source: 2015, L_v."""
+    """L_v = −Σⱼ varᵢ σᵢⱼ: a block's probability should depend on the digit, and not be τ for all. Source: 2015, L_v."""
     return -probability.var(dim=0, correction=0).sum()
 
 
@@ -94,7 +94,7 @@ class Conditional:
     threshold_on_share: float
 
     def class_spread(self) -> float:
-        """How much the blocks go by the kind of digit: standard deviation over kinds of the mean σ, mean of blocks."""
+        """The spread of the blocks over kinds of digit: standard deviation over kinds of the mean σ, mean of blocks."""
         means = [self.probability[self.digit == kind].mean(axis=0, dtype=np.float64) for kind in range(CLASSES)]
         return float(np.std(means, axis=0).mean())
 
@@ -188,7 +188,7 @@ def _loss(
     baseline: float,
     generator: torch.Generator,
 ) -> tuple[Float32[torch.Tensor, ""], float, float]:
-    """The loss of a batch, its cost alone, and the share of blocks that were on."""
+    """Compute the loss of a batch, its cost without penalties, and the share of blocks that were on."""
     estimator, target = settings["estimator"], settings["target"]
     logits = network.logits(images)
     probability = torch.full_like(logits, target) if estimator == "uniform" else torch.sigmoid(logits)
@@ -260,7 +260,6 @@ def _uniform(rows: int, columns: int, generator: torch.Generator) -> Float32[tor
 
 
 def _optimiser(network: GatedNetwork) -> torch.optim.SGD:
-    """The policy takes smaller steps, as in 2015, and its weights do not decay."""
     rest = [network.into, network.into_bias, network.out, network.out_bias]
     policy = {"params": [network.policy, network.policy_bias], "lr": POLICY_STEP}
     return torch.optim.SGD([{"params": rest, "weight_decay": DECAY}, policy], lr=STEP, momentum=MOMENTUM)

@@ -12,11 +12,11 @@ DRAWN = "Which blocks are on was drawn once, as in training: another draw with t
 def trace_of(result: Conditional) -> RoutingTrace:
     """The blocks of a gated network that each test digit switched on, as a trace.
 
-    A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit and, if the network got it
-    wrong, what it took it for; `label` is the digit. An expert is a block. Gates are independent, so a digit has any
-    number of blocks, none too, and the rows of weights do not sum to 1: a weight is what the block's output is
-    multiplied by, 1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the
-    policy, one sigmoid per block; where blocks are dropped uniformly nothing scores them, and there are none.
+    A token is one of the 1,000 test digits, each a sequence of its own: `text` is the digit and, if the network got it
+    wrong, its answer; `label` is the digit. An expert is a block. Gates are independent, so a digit has any number
+    of blocks, even 0, and the rows of weights do not sum to 1: a weight is what the block's output is
+    multiplied by, 1 if it is on. Their order in the slots is by id and means nothing. Logits are those of the
+    policy, one sigmoid per block; if blocks are dropped uniformly nothing scores them, and there are no logits.
 
     The blocks are those of the draw that gave the answers.
 

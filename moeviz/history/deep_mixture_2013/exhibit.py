@@ -22,9 +22,9 @@ FACTORS = ("where", "what")
 
 
 def with_and_without(result: DeepMixture) -> dict[bool, DeepMixture]:
-    """A run with the constraint and one without it: this one, and of what ships the one that it is to be held against.
+    """A run with the constraint and one without it: this one, and its counterpart among those that ship.
 
-    They differ in the constraint alone where this one has the default settings.
+    With the default settings, they differ only in the constraint.
     """
     mine = bool(result.settings["constraint"])
     return {mine: result, not mine: shipped(DeepMixture, WITHOUT_BALANCE if mine else SHIPPED)}
@@ -52,7 +52,7 @@ def gate_by_factor(result: DeepMixture) -> pd.DataFrame:
 
 
 def factor_information(result: DeepMixture) -> pd.DataFrame:
-    """How much the gates of each layer tell about where a digit is, and about what it is, from 0 to 1.
+    """The information that each layer's gates give about where a digit is, and what it is, from 0 to 1.
 
     Draw a test digit, a position for it, and then an expert with the probabilities that the gate gives. `information`
     is the mutual information of the expert and the factor (the 81 positions, or the 10 digits): the entropy of the mean
@@ -80,7 +80,7 @@ def shares(result: DeepMixture) -> Float64[np.ndarray, "L E"]:
 
 
 def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
-    """How the experts of each layer came to divide the work: the mean gate over the training digits of each epoch.
+    """The division of work among each layer's experts: the mean gate over the training digits of each epoch.
 
     `lead` is how far an expert's running total is ahead of the mean of its layer at the end of the epoch, which is what
     the constraint limits: the sum of its gate over all samples so far, minus that mean.
@@ -115,7 +115,7 @@ def information(gate: Float[np.ndarray, "K E"], weight: np.ndarray) -> float:
 
 
 def _means(result: DeepMixture) -> dict[str, np.ndarray]:
-    """The mean gate by place, (L, P, E), and by digit, (L, C, E)."""
+    """Return the mean gate by place, (L, P, E), and by digit, (L, C, E)."""
     gate = result.mean_gate.astype(np.float64)
     share = result.digits_of_kind / result.digits_of_kind.sum()
     return {"where": np.einsum("lcpe,c->lpe", gate, share), "what": gate.mean(axis=2)}
@@ -165,7 +165,7 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
         _names(panels.drop_duplicates("layer"), "layer", "under_layer", across, along),
     )
     height = round(UNIT * (PANEL * rows - BELOW))
-    size = {"width": round(UNIT * width), "autosize": alt.AutoSizeParams(type="pad")}  # the legend stands beside it
+    size = {"width": round(UNIT * width), "autosize": alt.AutoSizeParams(type="pad")}  # the legend is next to it
     return theme.framed(picture, height, canvas=True).properties(**size)
 
 
@@ -236,7 +236,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
-    """A line before the first epoch without the constraint, where there is one that had it."""
+    """Draw a line before the first epoch without the constraint, if there was one with it."""
     if not frame["bound"].any() or frame["bound"].all():
         return []
     at = alt.Chart(pd.DataFrame({"epoch": [frame.loc[frame["bound"], "epoch"].max() + 0.5]})).encode(x="epoch:Q")
@@ -250,7 +250,7 @@ SHARE_BY_EPOCH = TEXT.chart(share_by_epoch, shares_over_epochs)
 
 
 def picture(page: Page, result: DeepMixture) -> None:
-    """Draw the gates with the constraint beside those without it: this run, and the one of what ships against it."""
+    """Draw the gates with and without the constraint: this run, and its counterpart that ships."""
     both = with_and_without(result)
     most = {held: percent(shares(run).max()) for held, run in both.items()}
     page.compare(

@@ -1,7 +1,7 @@
 """A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
 
-Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
-tells the gates what to go by: where the digit is, or what it is.
+Every expert sees all of its layer's input, and so does the gate, which weights each expert. The gates are free to
+use where the digit is, or what it is.
 
 Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
 gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
@@ -81,7 +81,7 @@ class GatedLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeepMixtureNetwork:
-    """z¹ = Σᵢ gᵢ¹(x) fᵢ¹(x), z² = Σⱼ gⱼ²(z¹) fⱼ²(z¹), and the digit is told from z² by a softmax."""
+    """z¹ = Σᵢ gᵢ¹(x) fᵢ¹(x), z² = Σⱼ gⱼ²(z¹) fⱼ²(z¹), and a softmax of z² predicts the digit."""
 
     layers: tuple[GatedLayer, GatedLayer]
     top: Line
@@ -113,7 +113,7 @@ class DeepMixture:
     bound: int  # number of epochs, the first ones, under the constraint
     mean_gate: Float32[np.ndarray, "L C P E"] = field(repr=False)  # of the test digits of each kind, at each place
     digits_of_kind: Int64[np.ndarray, " C"]  # how many test digits there are of each
-    error: float  # share of the test digits that are told wrong, each at all P places
+    error: float  # share of the test digits that are misclassified, each at all P places
     logits: Float32[np.ndarray, "L T E"] = field(repr=False)  # of T samples, one for each kind and place
     digit: UInt8[np.ndarray, " T"] = field(repr=False)  # what it is
     place: UInt8[np.ndarray, " T"] = field(repr=False)  # and where: `moves` says how far that is
@@ -195,7 +195,7 @@ def _line(inputs: int, outputs: int, chance: torch.Generator) -> Line:
 
 
 def _batches(samples: int, chance: torch.Generator) -> Iterator[tuple[float, Tensor, Tensor]]:
-    """All samples once, mixed, each at a place drawn anew: the share that is done before, the rows and their places."""
+    """Yield all samples once, shuffled, each at a random place: the share done before, the rows and their places."""
     order = torch.randperm(samples, generator=chance)
     places = torch.randint(PLACES, (samples,), generator=chance)
     for first in range(0, samples, BATCH):

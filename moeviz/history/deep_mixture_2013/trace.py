@@ -14,7 +14,7 @@ LABELS = ("digit", "place")
 
 
 def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None) -> RoutingTrace:
-    """How the two gates of a deep mixture divided 810 test digits: one of each kind at each of the 81 positions.
+    """The division of 810 test digits by the two gates of a deep mixture: one of each kind at each of the 81 positions.
 
     A token is one sample, alone in its sequence: `text` is "7 moved 2 right, 3 up". `label` is the digit or, with
     "place", which of nine regions it was moved to; each has as many samples as any other. Layers are 1 and 2, as the
@@ -49,6 +49,6 @@ def _in_words(right: int, down: int) -> str:
 
 
 def _region(right: int, down: int) -> str:
-    """Nine of nine places each: upper left, upper middle and so on."""
+    """Name the region of a place, one of nine with nine places each: upper left, upper middle and so on."""
     across, along = RIGHT[(right + SHIFT) // THIRD], DOWN[(down + SHIFT) // THIRD]
     return "middle" if across == along else f"{along} {across}"

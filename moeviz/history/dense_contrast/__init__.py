@@ -1,1 +1,1 @@
-"""A mixture beside its dense twins: one as fast, one as large."""
+"""A mixture and its dense twins: one as fast, one as large."""

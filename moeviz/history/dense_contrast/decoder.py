@@ -57,7 +57,7 @@ class MixtureBlock(nn.Module):
         self.experts = SwiGLUExperts(sizes)
 
     def choose(self, x: Float[Tensor, "T D"]) -> TopKChoice:
-        """Softmax over the K highest logits alone: the others are left out before it."""
+        """Return a softmax over only the K highest logits: the others are left out before it."""
         logits = F.linear(x, self.router)
         highest, experts = logits.topk(self.top_k, dim=-1)
         return TopKChoice(logits, experts, highest.softmax(dim=-1))
@@ -176,7 +176,7 @@ def _matrix(*shape: int) -> nn.Parameter:
 
 
 def _rotated(x: Float[Tensor, "N heads P head"]) -> Float[Tensor, "N heads P head"]:
-    """Rotary positions: pairs of numbers are turned by an angle that grows with the position (arXiv 2104.09864)."""
+    """Apply rotary positions: rotate pairs of numbers by an angle that grows with the position (arXiv 2104.09864)."""
     half = x.shape[-1] // 2
     speeds = ROTARY_BASE ** -(torch.arange(half) / half)
     angles = torch.arange(x.shape[-2])[:, None] * speeds
@@ -184,7 +184,7 @@ def _rotated(x: Float[Tensor, "N heads P head"]) -> Float[Tensor, "N heads P hea
     return torch.cat([one * angles.cos() - other * angles.sin(), other * angles.cos() + one * angles.sin()], dim=-1)
 
 
-# What a decoder costs: memory, which goes with all its parameters, and compute, with those that work on a word.
+# The cost of a decoder: memory for all its parameters, and compute for those that work on a word.
 
 # By the name of a module on the way to a parameter; the last that fits counts.
 PART_OF = {"embedding": "input_embedding", "head": "output_embedding", "attention": "attention"}

@@ -58,7 +58,7 @@ def shipped_sweep() -> pd.DataFrame:
 
 
 def perplexity_by_step(result: DecoderRun, runs: pd.DataFrame) -> pd.DataFrame:
-    """How well a network predicts the next held-out word during training: one run, next to a sweep over all kinds.
+    """The perplexity of the next held-out word during training: one run, and a sweep over all kinds.
 
     Perplexity is e to the power of the mean loss in nats over all held-out words, each given those before it in its
     sequence of 48; lower is better. Step 0, before training, is left out.
@@ -112,7 +112,7 @@ def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _twins(frame: pd.DataFrame) -> alt.Chart:
-    """From each mixture to the left, to the network that is as fast, and up, to the one that is as large."""
+    """Connect each mixture to the network as fast, on the left, and to the one as large, above."""
     mixtures = frame[frame["kind"] == "sparse"].set_index("network")[["memory", "compute"]]
     twins = frame[frame["kind"] != "sparse"].join(mixtures.add_prefix("mixture_"), on="network")
     return (
@@ -129,7 +129,7 @@ def _twins(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _sizes(base: alt.Chart) -> list[alt.Chart]:
-    """Under a mixture how many of how many parameters, under its fast twin how many."""
+    """Write under a mixture its active and all parameters, and under its fast twin its number."""
     words = {"sparse": "datum.active_text + ' of ' + datum.total_text", "as fast": "datum.total_text"}
     return [
         base.transform_filter(f"datum.kind == '{kind}'")
@@ -196,7 +196,7 @@ def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _named_models(base: alt.Chart) -> list[alt.Chart]:
-    """The name of each model: of a mixture under its best run, of the dense one over its worst."""
+    """Name each model: a mixture under its best run, the dense one over its worst."""
     best = base.transform_filter("datum.experts > 1").mark_text(baseline="top", dy=9, fontWeight="bold")
     worst = base.transform_filter("datum.experts == 1").mark_text(baseline="bottom", dy=-9, fontWeight="bold")
     name = {"text": "model:N", "detail": "model:N"}
@@ -222,7 +222,7 @@ def picture(page: Page, result: DecoderRun) -> None:
 
 
 def details(page: Page, result: DecoderRun) -> None:
-    """Draw the two sizes, the perplexity beside that of the other kinds, and what more experts bring."""
+    """Draw the two sizes, the perplexity of all kinds, and the gain from more experts."""
     sizes = result.cost
     counts = {"Parameters": sizes.total, "Active": sizes.active, "Multiply-adds": sizes.multiply_adds}
     exact = {"total": f"{sizes.total:,}", "active": f"{sizes.active:,}", "multiply_adds": f"{sizes.multiply_adds:,}"}

@@ -1,9 +1,9 @@
-"""A small Mixtral between two dense networks, trained: one that is as fast, and one that is as large.
+"""A small Mixtral and two dense networks, trained: one that is as fast, and one that is as large.
 
 "A sparse MoE uses less compute and the same amount of memory compared to a dense model of the same size": so it is
-held beside the dense network of its compute, whose one block is as wide as the chosen experts together, and beside
-the network of its memory, where all experts are on, which is one dense block too. All three are tiny decoders as
-Mixtral is, trained on the same batches of English.
+compared with the dense network of its compute, whose one block is as wide as the chosen experts together, and with the
+network of its memory, where all experts are on, which is one dense block too. All three are tiny decoders as Mixtral
+is, trained on the same batches of English.
 
 Source: Jiang et al., Mixtral of Experts (arXiv 2401.04088), section 2.1. Sizes, text and training are ours; the loss
 that keeps experts balanced is that of Switch Transformers (arXiv 2101.03961), equations 4 to 6.
@@ -52,7 +52,7 @@ class DecoderRun:
     recorded: tuple[int, ...]  # R steps, 0 (before training) first, the last one last
     perplexity: Float64[np.ndarray, " R"]  # on all held-out words
     words: Int16[np.ndarray, " T"] = field(repr=False)  # held out, one sequence of P after another: in the vocabulary
-    logits: Float32[np.ndarray, "L T E"] = field(repr=False)  # E and K are 0 where there is no router
+    logits: Float32[np.ndarray, "L T E"] = field(repr=False)  # E and K are 0 without a router
     experts: Int16[np.ndarray, "L T K"] = field(repr=False)  # highest weight first
     weights: Float32[np.ndarray, "L T K"] = field(repr=False)
 
@@ -138,7 +138,7 @@ def _batch(text: Int64[Tensor, " words"], batches: torch.Generator) -> tuple[Ten
 
 
 def _sequences(text: Int64[Tensor, " words"]) -> tuple[Tensor, Tensor]:
-    """The text cut into sequences of P words, and the word that follows each."""
+    """Cut the text into sequences of P words, and return the word that follows each."""
     whole = (len(text) - 1) // WORDS * WORDS
     return text[:whole].view(-1, WORDS), text[1 : whole + 1].view(-1, WORDS)
 

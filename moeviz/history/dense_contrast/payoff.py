@@ -1,4 +1,4 @@
-"""What more experts bring at the same compute: small models trained on the text of the embedded one.
+"""The gain from more experts at the same compute: small models trained on the text of the embedded one.
 
 `python -m models.training.payoff` trains them; their figures ship, their weights do not.
 """

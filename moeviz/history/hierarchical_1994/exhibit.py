@@ -78,7 +78,7 @@ def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
 
 
 def square_lines() -> pd.DataFrame:
-    """How a tree divides the points that need two cuts, trained with seed 1. Columns: those of `tree_lines`.
+    """The lines of a tree, trained with seed 1, through the points that need two cuts. Columns: those of `tree_lines`.
 
     `vowel` is the desired answer, 1 or 0, and f1 and f2 are how far a point is to the right of the middle, and above.
 

@@ -79,9 +79,8 @@ class Hierarchy:
 
 
 def train(data: Vowels | None = None, passes: int = PASSES, seed: int = 0, watch: Watch = unwatched) -> Hierarchy:
-    """Train a tree on the first 50 speakers. The data are the stand-in unless given.
-
-    The same arguments, the same result. `watch` is called before each pass. Raises `MoevizError` for less than one
+    """Train a tree on the first 50 speakers. The data are the stand-in unless given. The same arguments give the
+    same result. `watch` is called before each pass. Raises `MoevizError` for less than one
     pass.
     """
     if passes < 1:
@@ -171,7 +170,7 @@ def at_random(dimensions: int, seed: int) -> Tree:
 
 
 def _chance(said: np.ndarray, desired: np.ndarray) -> np.ndarray:
-    """How likely an expert that says this is to make the desired answer, 0 or 1."""
+    """Return the probability that an expert with this output gives the desired answer, 0 or 1."""
     return np.clip(np.where(desired > 0.5, said, 1 - said), 1e-300, 1)
 
 
@@ -199,9 +198,8 @@ FACES = {(0, 0): (1, 0), (0, 1): (0, 1), (1, 0): (0, -1), (1, 1): (-1, 0)}
 
 
 def two_cuts(seed: int = 0) -> Vowels:
-    """600 points, uniform in a square of 2 by 2, that are to be answered 1 on one side of their quarter's line.
-
-    In the form that the trees are trained on: the first 400 are to learn from.
+    """600 points, uniform in a square of 2 by 2, to be answered with 1 on one side of their quarter's line. In the
+    trees' training form: the first 400 are for learning.
     """
     points = np.random.default_rng(seed).uniform(-1, 1, (SAMPLES, 2))
     quarter = (points > 0).astype(int)

@@ -24,7 +24,7 @@ def slowest(result: HMMMixture, data: Utterances) -> int:
     return int(settled_after(result.logits(data).argmax(axis=-1)).argmax())
 
 
-LATE = 4  # frames heard when it turns: early enough to be typical, late enough to be seen
+LATE = 4  # frames seen when it turns: early enough to be typical, late enough to be visible
 
 
 def first_right(result: HMMMixture, data: Utterances) -> int:
@@ -38,14 +38,14 @@ def first_right(result: HMMMixture, data: Utterances) -> int:
 def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.DataFrame:
     """The gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
 
-    At frame 0 nothing has been heard yet, and the gate is the prior πₖ. Each expert is matched to the speaker of most
+    Before the first frame, the gate is the prior πₖ. Each expert is matched to the speaker of most
     of its training utterances, one expert per speaker; experts trained by speaker belong to that one.
 
-    One row per frame and expert, frame by frame. Columns: frame int64 (frames heard so far, from 0; 6.4 ms each) ·
+    One row per frame and expert, frame by frame. Columns: frame int64 (frames so far, from 0; 6.4 ms each) ·
     expert int16 · speaker int16 (whom the expert is matched to, 1 to 9; 0 for nobody) · own bool (True if that is the
     actual speaker) · share float64 (of the gate; a frame's shares sum to 1).
 
-    Raises `MoevizError` if there is no such utterance.
+    Raises `MoevizError` for an utterance that does not exist.
 
     Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
     """
@@ -63,16 +63,16 @@ def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.Data
 
 
 def settling(result: HMMMixture, data: Utterances) -> pd.DataFrame:
-    """Count the utterances with the right expert, and with the one that they keep, after each number of frames.
+    """Count the utterances with the right expert, and with their final one, after each number of frames.
 
     The expert of an utterance is the one with the highest share of the gate. It is right if that expert is matched to
     the actual speaker. After its end, an utterance counts as it ended, so that every share is a share of all
     utterances.
 
-    One row per frame. Columns: frame int64 (frames heard so far, from 1) · settled float64 (share of the utterances
+    One row per frame. Columns: frame int64 (frames so far, from 1) · settled float64 (share of the utterances
     that are with their last expert and stay there) · right float64 (share of the utterances) · chance float64 (share
-    right at random: 1 / K of those whose speaker has an expert, K experts) · speaking int64 (utterances that have so
-    many frames).
+    right at random: 1 / K of those whose speaker has an expert, K experts) · speaking int64 (utterances with at
+    least this many frames).
 
     Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
     """
@@ -94,7 +94,7 @@ TABLE = Path(__file__).with_name("sweep.csv")
 
 
 def shipped_accuracies() -> pd.DataFrame:
-    """How well soft and hard EM find Smyth's two models, from either start, data set by data set.
+    """The accuracy of soft and hard EM at finding Smyth's two models, from either start, data set by data set.
 
     Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
 
@@ -144,7 +144,7 @@ def _expert_colour(frame: pd.DataFrame) -> alt.Color:
 
 
 def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of utterances that are right, and that are settled, by frames heard. Columns: those of `settling`."""
+    """Share of utterances that are right, and that are settled, by number of frames. Columns: those of `settling`."""
     lines = frame.rename(columns=LINES).melt(["frame", "speaking", "chance"], list(LINES.values()), "what", "share")
     drawn = theme.lines(
         lines,

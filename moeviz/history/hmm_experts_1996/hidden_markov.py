@@ -140,7 +140,7 @@ def _refitted(
     occupied: Float64[np.ndarray, "T S N K"],
     moved: Float64[np.ndarray, "K S S"],
 ) -> HiddenMarkovModels:
-    """The M step: every probability from its expected count (equation 40), every Gaussian from its frames."""
+    """Run the M step: every probability from its expected count (equation 40), every Gaussian from its frames."""
     weight = np.einsum("tsnk->ks", occupied)[..., None]
     used, divisor = weight > UNUSED, np.maximum(weight, UNUSED)
     by_frame = occupied.transpose(3, 1, 0, 2).reshape(experts.start.size, -1)
@@ -157,17 +157,17 @@ def _refitted(
 
 
 def _inside(data: PaddedSequences) -> Bool[np.ndarray, "T N"]:
-    """True where a sequence has a frame."""
+    """Return a mask of the frames that a sequence has."""
     return np.arange(len(data.values))[:, None] < data.lengths
 
 
 def _log_transitions(experts: HiddenMarkovModels) -> Float64[np.ndarray, "S S 1 K"]:
-    """Log probabilities of going from i to j, with an axis for all sequences."""
+    """Return log probabilities of going from i to j, with an axis for all sequences."""
     return _log(experts.transitions).transpose(1, 2, 0)[:, :, None]
 
 
 def _log_prior(experts: HiddenMarkovModels) -> float:
-    """Log density of Dirichlet priors whose parameters are 1 more than the counts taken as seen, up to a constant."""
+    """Return the log density of Dirichlet priors with parameters 1 + the prior counts, up to a constant."""
     seen = {"prior": SEEN_SEQUENCES, "start": SEEN_STARTS, "transitions": SEEN_TRANSITIONS}
     return float(sum(count * np.log(getattr(experts, name)).sum() for name, count in seen.items()))
 
@@ -177,7 +177,6 @@ def _proportions(counts: np.ndarray) -> np.ndarray:
 
 
 def _log(values: np.ndarray) -> np.ndarray:
-    """The logarithm; IMPOSSIBLE of 0."""
     return np.log(values, out=np.full_like(values, IMPOSSIBLE), where=values > 0)
 
 
@@ -211,5 +210,4 @@ def k_means(
 
 
 def _distances(points: np.ndarray, centres: np.ndarray) -> Float64[np.ndarray, "N clusters"]:
-    """Squared distances."""
     return ((points[:, None] - centres) ** 2).sum(axis=-1)

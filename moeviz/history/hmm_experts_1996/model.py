@@ -33,7 +33,7 @@ from moeviz.history.shared.results import INSTALL, Watch, history_extra, unwatch
 ASSIGNMENTS, STARTS = ("soft", "hard"), ("k-means", "random")
 MAX_ITERATIONS = 30
 ENOUGH = 1e-5  # of the objective: less gain than this in an iteration, and EM ends
-NO_SPEAKER = -1  # of an expert, where there are more experts than speakers
+NO_SPEAKER = -1  # of an expert, if there are more experts than speakers
 JITTER = 0.05  # states that go on alike would stay alike
 
 
@@ -83,7 +83,7 @@ def train(
     mixture of other than 9 experts, or where hmmlearn (supervised) or scipy (else) is missing.
     """
     if not supervised:
-        _assignment_solver()  # matches experts with speakers at the end; where it is missing, that is said now
+        _assignment_solver()  # matches experts with speakers at the end; if it is missing, that is reported now
     training, test = japanese_vowels()
     if supervised:
         found, objective = one_each(training, experts, states, seed, watch), np.zeros(0)
@@ -170,7 +170,7 @@ def settled_after(winner: Int64[np.ndarray, "T N"]) -> Int64[np.ndarray, " N"]:
 
 
 def _features(frames: Sequence[np.ndarray]) -> Float64[np.ndarray, "N _"]:
-    """Mean and standard deviation of each sequence, each scaled by its own spread."""
+    """Return the mean and standard deviation of each sequence, each scaled by its own spread."""
     rows = np.array([np.concatenate([each.mean(axis=0), each.std(axis=0)]) for each in frames], np.float64)
     return (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
 
@@ -178,7 +178,7 @@ def _features(frames: Sequence[np.ndarray]) -> Float64[np.ndarray, "N _"]:
 def _started(
     frames: Sequence[np.ndarray], groups: np.ndarray, experts: int, states: int, rng: np.random.Generator
 ) -> HiddenMarkovModels:
-    """Each expert from the frames of its group, cut into states by k-means; from all frames where it has too few."""
+    """Start each expert from its group's frames, cut into states by k-means; from all frames if it has too few."""
     everything, means, variances = np.concatenate(frames).astype(np.float64), [], []
     for expert in range(experts):
         mine = [each for each, group in zip(frames, groups, strict=True) if group == expert]
@@ -197,7 +197,7 @@ def _started(
     )
 
 
-# One hidden Markov model a speaker, each fitted by hmmlearn to that speaker alone: experts that know their man.
+# One hidden Markov model per speaker, each fitted by hmmlearn to only that speaker's utterances.
 
 SPEAKERS = 9
 ITERATIONS = 20  # of Baum-Welch for each

@@ -13,10 +13,10 @@ ENDED = "An utterance has no expert after its last frame, and its logits there a
 def trace_of(
     result: HMMMixture, data: Utterances | None = None, slots: int | None = None, ends: bool = False
 ) -> RoutingTrace:
-    """How the gate of a mixture of hidden Markov models divided utterances, after every frame.
+    """The division of utterances by the gate of a mixture of hidden Markov models, after every frame.
 
-    A token is one utterance, alone in its sequence: `text` is "utterance 12 of speaker 3" and `label` the speaker. A
-    layer is the number of frames heard so far, from 1. Utterances differ in length: after its last frame an utterance
+    A token is one utterance, a sequence of its own: `text` is "utterance 12 of speaker 3" and `label` the speaker. A
+    layer is the number of frames so far, from 1. Utterances differ in length: after its last frame an utterance
     has no expert. With `ends` there is one layer instead, what the gate says of each utterance at its end.
 
     Logits are log πₖ + log p(o₁ … oₜ | λₖ), less the highest of the row, so that float32 keeps their differences: the

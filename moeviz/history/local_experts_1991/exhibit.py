@@ -66,7 +66,7 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
 
 
 def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
-    """The average squared error on the training speakers by epoch: of the mixture, and of a network trained beside it.
+    """The average squared error on the training speakers by epoch: of the mixture, and of a network to compare.
 
     The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
 
@@ -85,7 +85,7 @@ def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
 
 
 def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
-    """The part of the line between two experts along which no third one is preferred; nothing if there is none."""
+    """Return the part of the line between two experts along which no third one is preferred; it may be empty."""
     ends = ends_of(gate[:, one] - gate[:, other], low, high)
     if len(ends) < 2:
         return []
@@ -114,7 +114,7 @@ ERROR_CURVES = TEXT.chart(error_by_epoch, error_curves)
 
 
 TABLE = Path(__file__).with_name("sweep.csv")
-# Of the experts, how many are left; epochs, and their standard deviation; accuracies on training and test speakers.
+# The number of experts left; epochs, and their standard deviation; accuracies on training and test speakers.
 PRINTED = {
     "4 experts": ("2 or 3", 1124, 23, 0.88, 0.90),
     "8 experts": ("2 or 3", 1083, 12, 0.88, 0.90),
@@ -126,7 +126,7 @@ FIGURES = ["experts left", "epochs", "deviation", "training", "test"]
 
 
 def shipped_table_1() -> pd.DataFrame:
-    """The table of the paper, line by line beside ours: of 25 seeds, of the stand-in and of the measured vowels.
+    """Return the paper's table, each line with ours: of 25 seeds, for the stand-in and for the measured vowels.
 
     One row per system and whose figures they are. Columns: system, of str · experts left str ("2", "2 or 3"; "" for a
     network without experts) · epochs, deviation float64 (mean and standard deviation of the epochs to the error 0.08

@@ -157,7 +157,7 @@ def train(
 
 
 def _through_softmax(gate: np.ndarray, by_gate: np.ndarray) -> np.ndarray:
-    """∂E/∂xᵢ from ∂E/∂pᵢ: pᵢ (∂E/∂pᵢ − Σⱼ pⱼ ∂E/∂pⱼ)."""
+    """Compute ∂E/∂xᵢ from ∂E/∂pᵢ: pᵢ (∂E/∂pᵢ − Σⱼ pⱼ ∂E/∂pⱼ)."""
     return gate * (by_gate - (gate * by_gate).sum(axis=1, keepdims=True))
 
 

@@ -1,1 +1,1 @@
-"""2023: what is claimed of Mixtral, beside what comes out here."""
+"""2023: the claims about Mixtral, and what is measured here."""

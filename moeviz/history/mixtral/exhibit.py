@@ -28,13 +28,13 @@ def published_load(layer: int) -> pd.DataFrame:
 
 
 def published_divergence(layer: int) -> float:
-    """How differently that layer treats the two kinds of text that it treats most differently: bits, from 0 to 1."""
+    """The divergence of the two kinds of text that the layer treats most differently: bits, from 0 to 1."""
     counts = published_counts("Mixtral-8x7B").select(layers=[layer]).assignments[:, 0]
     return float(divergences(counts, *np.triu_indices(len(counts), k=1)).max())
 
 
 def published_repetition() -> pd.DataFrame:
-    """How often neighbouring tokens go to the same expert in Mixtral 8x7B, in eight data sets.
+    """The share of neighbouring tokens that go to the same expert in Mixtral 8x7B, in eight data sets.
 
     One row per choice, layer and data set. Columns: choice str (first choice, or any expert in common) · layer int32 ·
     data_set str · share float64 (of pairs) · chance float64 (1 / 8, or 1 - C(6, 2) / C(8, 2)).

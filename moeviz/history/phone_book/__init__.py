@@ -1,1 +1,1 @@
-"""What experts are for: a phone book that they hold more of, and a rule that they do not help to find."""
+"""What experts are for: they hold more of a phone book, and do not help to find a rule."""

@@ -1,4 +1,4 @@
-"""A phone book learned by heart: more experts hold more of it for the same work. A rule in its place: they do not help.
+"""A phone book learned by heart: more experts hold more of it for the same work. With a rule instead, they do not help.
 
 A fact is a first and a second name and their number, one of 64. In the book, numbers are drawn at random, so there is
 nothing to understand. In the rule, the number is 8 p + q: every first name has a p, every second name a q, and a pair
@@ -83,7 +83,7 @@ def train(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch compute on one thread: matrices are small, and two threads took ten times as long beside others."""
+    """Have torch compute on one thread: matrices are small, and two took ten times as long on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -204,7 +204,7 @@ def _answers(network: Network, names: Int64[Tensor, "T 2"]) -> Int64[Tensor, " T
 
 
 def _begun(settings: dict[str, Any], network: Network, facts: Facts) -> BookRun:
-    """A run of no steps yet."""
+    """Make a run without steps."""
     wall = _on_the_wall()
     order = torch.empty(NAMES**2, dtype=torch.int64)
     order[facts.names[:, 0] * NAMES + facts.names[:, 1]] = torch.arange(NAMES**2)
@@ -229,7 +229,7 @@ def _begun(settings: dict[str, Any], network: Network, facts: Facts) -> BookRun:
 
 @torch.no_grad()
 def _recorded(run: BookRun, step: int, network: Network, facts: Facts) -> BookRun:
-    """Return the run with what the network answers after this many steps."""
+    """Add the network's answers after this many steps to the run."""
 
     def share(part: slice) -> float:
         return float((_answers(network, facts.names[part]) == facts.numbers[part]).double().mean())

@@ -48,7 +48,7 @@ class BookRun:
 
     @property
     def shares(self) -> Float64[np.ndarray, " R"]:
-        """What the task asks for: of a book what is remembered, of a rule what is right of names never seen."""
+        """The task's measure: the share of a book that is remembered, or that a rule gets right for new names."""
         return self.remembered if self.settings["task"] == "book" else self.unseen
 
 

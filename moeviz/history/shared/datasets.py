@@ -46,7 +46,7 @@ class Utterances:
     """N utterances of the two vowels /ae/: JapaneseVowels."""
 
     frames: tuple[Float32[np.ndarray, "_ 12"], ...]  # of each: 12 LPC cepstrum coefficients every 6.4 ms, 7 to 29 times
-    speaker: Int64[np.ndarray, " N"]  # who said it, 0 to 8
+    speaker: Int64[np.ndarray, " N"]  # who spoke it, 0 to 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,12 +132,12 @@ REPETITION_SPREAD = (0.071, 0.037)  # between the two times of saying it
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Vowels:
-    """N vowels, each said once by a speaker."""
+    """N vowels, each spoken once by a speaker."""
 
     formants: Float64[np.ndarray, "N 2"]  # F1, F2 in Hz
     vowel: Int64[np.ndarray, " N"]  # index into VOWELS
     speaker: Int64[np.ndarray, " N"]  # from 1
-    source: str  # where they come from, to be shown with every result
+    source: str  # the origin of the vowels, shown with every result
     measured: bool  # False for the stand-in
 
     @property

@@ -1,4 +1,4 @@
-"""A system's page in the gallery, described without Streamlit: what can be chosen, what is drawn, and what is said.
+"""A system's page in the gallery, described without Streamlit: choices, charts and words.
 
 The app draws what an exhibit asks of its `Page`; the site and the tests draw its `charts`. The plane of two formants is
 what the experts of 1991, the tree of 1994 and the soft experts of 2002 divide.
@@ -43,7 +43,7 @@ class ExhibitWords:
 
 
 def words_beside(file: str) -> ExhibitWords:
-    """Read the words beside an exhibit's file."""
+    """Read the words in the TOML file next to an exhibit's Python file."""
     words = tomllib.loads(Path(file).with_suffix(".toml").read_text(encoding="utf-8"))
     charts = {name: {part: " ".join(text.split()) for part, text in of.items()} for name, of in words["charts"].items()}
     return ExhibitWords(charts, {label: " ".join(text.split()) for label, text in words.get("figures", {}).items()})
@@ -61,7 +61,7 @@ class PageControl:
     width: int | None = None  # pixels
     help: str | None = None
     written: Callable[[Any], str] = str  # an option in words
-    key: str | None = None  # in the session, where it is not the name; "" for none, so that a new default counts
+    key: str | None = None  # in the session, if it differs from the name; "" for none, so that a new default counts
     offered: Callable[[dict[str, Any]], bool] = lambda chosen: True  # with what is chosen before it
 
     @property
@@ -93,7 +93,7 @@ class Page(Protocol):
         """Draw a chart under its question."""
 
     def compare(self, chart: Chart, results: dict[str, Any], own: Any, words: str) -> None:
-        """Draw a chart of several results side by side, each under its title; beside them, words and data of `own`."""
+        """Draw a chart of several results side by side, each under its title; next to them, words and data of `own`."""
 
     def title(self, text: str) -> None:
         """Draw a heading."""
@@ -171,7 +171,7 @@ FORMANTS = ("first formant F1, kHz", "second formant F2, kHz")
 def formant_plane(frame: pd.DataFrame, axes: tuple[str, str] = FORMANTS, kind: str = "vowel") -> alt.LayerChart:
     """Samples and experts' lines over two formants. Columns: those of 1991's `decision_lines`.
 
-    `axes` are what f1 and f2 are, and `kind` is what `vowel` says, where the samples are of another kind.
+    `axes` name f1 and f2, and `kind` names `vowel`, if the samples are of another kind.
     """
     samples, lines, borders = (frame[frame["what"] == what].drop(columns="what") for what in ("sample", "line", "gate"))
     experts = sorted(int(expert) for expert in frame["expert"].unique())

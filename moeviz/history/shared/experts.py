@@ -1,6 +1,6 @@
-"""What sparse experts have in common since 2017: tokens packed by expert, and the loss that keeps experts balanced.
+"""Common parts of sparse experts since 2017: tokens packed by expert, and the loss that keeps experts balanced.
 
-T tokens, K experts chosen for each, A = T · K assignments; D width, E experts, C tokens that an expert has room for.
+T tokens, K experts chosen for each, A = T · K assignments; D width, E experts, capacity of C tokens per expert.
 """
 
 from typing import NamedTuple

@@ -48,7 +48,7 @@ def switched_slots(on: Bool[np.ndarray, "L T E"], weights: Float[np.ndarray, "L 
 
 
 def samples(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
-    """The tokens of samples that have nothing to do with each other: each alone in its sequence."""
+    """Return the tokens of independent samples, each a sequence of its own."""
     tokens = token_frame(np.arange(len(texts)), np.zeros(len(texts)), texts)
     return tokens if labels is None else tokens.assign(label=pd.Series(labels, dtype="str"))
 
@@ -100,8 +100,8 @@ def vowel_trace(
 ) -> RoutingTrace:
     """A trace of vowels behind a softmax gate: each sample goes to all experts, or to the `slots` most probable ones.
 
-    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. Where a logit is
-    -inf there is no such expert at that layer.
+    A token is one sample, a sequence of its own: `text` is "[i] speaker 12" and `label` the vowel. A logit of -inf
+    means that the layer lacks the expert.
 
     Raises `InvalidTrace` for slots that are not from 1 to E.
     """

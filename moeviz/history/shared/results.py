@@ -51,22 +51,20 @@ def load(kind: type[Result], path: Path) -> Result:
 
 
 def shipped(kind: type[Result], name: str = SHIPPED) -> Result:
-    """The result of this kind that ships, next to its class: with the default settings and seed 0.
-
-    Of another `name`, one with other settings. `python -m benchmarks.history` makes both.
+    """Return the result of this kind that ships, next to its class: with the default settings and seed 0; under
+    another `name`, with other settings. `python -m benchmarks.history` makes both.
     """
     return load(kind, Path(sys.modules[kind.__module__].__file__).with_name(name))
 
 
 INSTALL = '`pip install "moeviz[history]"`'
-_DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the module has another name
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # if the module has another name
 
 
 @contextmanager
 def history_extra() -> Iterator[None]:
-    """Import scikit-learn or scipy in this block, where they are used.
-
-    Raises `MoevizError`, which says how to install it, where the module is missing.
+    """Import scikit-learn or scipy in this block, where they are used. If the module is missing, raises
+    `MoevizError`, which says how to install it.
 
         >>> with history_extra():
         ...     from sklearn.svm import LinearSVC

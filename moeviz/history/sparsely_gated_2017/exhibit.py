@@ -1,4 +1,4 @@
-"""How evenly a sparsely-gated mixture keeps its experts busy: during training, and as in table 6 of the paper."""
+"""The balance of a sparsely-gated mixture's experts: during training, and as in table 6 of the paper."""
 
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,14 @@ TOGETHER = 10  # steps of training that make a point of the curve
 
 
 def balance_by_step(result: SparselyGated) -> pd.DataFrame:
-    """How much busier than the mean expert the busiest one is, during the training of a sparsely-gated mixture.
+    """The load of the busiest expert relative to the mean, during the training of a sparsely-gated mixture.
 
     "max / mean load" is that of Load(X), equation 10, which the loss pushes towards uniform; "max / mean words" counts
     the words that each expert was given. Both are computed from the words of one step, including the noise, and
     averaged over ten consecutive steps. Uniform is 1. Gates start at 0, so the first words are divided at random, which
     is not quite uniform.
 
-    Beside a run with losses stands the one without them that ships, by words, where it has as many experts.
+    A run with losses is compared with the one without them that ships, by words, if it has as many experts.
 
     One row per ten steps and measure. Columns: step int32 (the last of the ten, from 1) · measure str · value float64 ·
     even float64 (1).
@@ -52,7 +52,7 @@ def balance_by_step(result: SparselyGated) -> pd.DataFrame:
 
 
 def _by_ten(result: SparselyGated, names: tuple[str, ...]) -> pd.DataFrame:
-    """The means of ten steps of training, and of the rest at its end. The last of MEASURES, as many as `names`."""
+    """Return the means of ten steps of training, and of the rest at its end: the last of MEASURES, named `names`."""
     last = np.append(np.arange(TOGETHER, len(result.balance), TOGETHER), len(result.balance))
     each = np.split(result.balance[:, -len(names) :].astype(np.float64), last[:-1])
     values = np.stack([steps.mean(axis=0) for steps in each])
@@ -61,7 +61,7 @@ def _by_ten(result: SparselyGated, names: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _without_losses(result: SparselyGated) -> SparselyGated | None:
-    """The run that ships without losses, if this one has them and differs in nothing else but its seed."""
+    """Return the run without losses that ships, if this one has losses and otherwise differs only in its seed."""
     settings = result.settings
     alike = (settings["experts"], settings["top_k"], settings["groups"]) == COMPARED
     return shipped(SparselyGated, WITHOUT_BALANCE) if alike and settings["importance"] + settings["load"] > 0 else None
@@ -77,7 +77,7 @@ def shipped_table() -> pd.DataFrame:
 
 
 def beside_paper(runs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """How far from uniform 16 experts are here under six pairs of loss weights, next to the 256 of the paper's table 6.
+    """The imbalance of 16 experts here under six pairs of loss weights, and of the 256 of the paper's table 6.
 
     CV is the coefficient of variation, standard deviation / mean, over the experts: of Importance(X), the sums of their
     weights (equation 6), and of Load(X), a smooth count of their words (equation 10). "max / mean load" is the load of
@@ -122,7 +122,7 @@ ROW = 22  # pixels
 
 
 def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
-    """How far from uniform the experts are, by loss weights, here and in the paper. Columns: of `beside_paper`."""
+    """The imbalance of the experts by loss weights, here and in the paper. Columns: of `beside_paper`."""
     headings = frame["measure"].map(HEADINGS)
     placed = frame.assign(row=headings + "|" + frame["setting"], whose=OURS, uneven=frame["ours"] - frame["even"])
     placed = placed.assign(
@@ -166,7 +166,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
-    """How busy the busiest expert is during training, by smooth load and by words. Columns: of `balance_by_step`."""
+    """The load of the busiest expert during training, by smooth load and by words. Columns: of `balance_by_step`."""
     measures = list(frame["measure"].unique())
     lines = theme.lines(
         frame,
@@ -189,7 +189,7 @@ def picture(page: Page, result: SparselyGated) -> None:
 
 
 def details(page: Page, result: SparselyGated) -> None:
-    """Draw the perplexity and how even the load is at the end, and table 6 of the paper beside ours."""
+    """Draw the perplexity and the balance at the end, and table 6 of the paper next to ours."""
     balance = {name: f"{value:.2f}" for name, value in result.at_end().items()}
     page.figures(TEXT.figures({"Perplexity": f"{result.perplexity:.1f}"} | balance))
     page.chart(BALANCE_TABLE)

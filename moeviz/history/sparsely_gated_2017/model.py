@@ -3,8 +3,8 @@
 A word runs through a few of many experts, so that a model may have far more weights than work to do for each word.
 
 Source: Shazeer et al. (arXiv 1701.06538), sections 2, 3.1 and 5.1 and appendices A to C. Ours are the sizes (16
-experts of 8,192 weights each, where the paper has up to 131,072 of a million), the text of 100,000 words, where the
-paper's has a billion, and Adam with one step size. Its dropout is left out.
+experts of 8,192 weights each, against up to 131,072 of a million in the paper), the text of 100,000 words, against a
+billion, and Adam with one step size. Its dropout is left out.
 
 B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known;
 in a hierarchy G groups, k chosen of them.
@@ -100,17 +100,16 @@ class SparseLanguageModel(nn.Module):
 
 
 def _gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
-    """W_g and W_noise."""
     return nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
 
 
 def _matrix(shape: tuple[int, ...], draws: torch.Generator) -> nn.Parameter:
-    """Weights to start from: uniform in ±1/√D, all layers having D inputs here."""
+    """Draw initial weights: uniform in ±1/√D, all layers having D inputs here."""
     return nn.Parameter((2 * torch.rand(shape, generator=draws) - 1) / math.sqrt(UNITS))
 
 
 def _lstm(draws: torch.Generator) -> nn.LSTM:
-    """An LSTM that starts from our draws: made without values, since it would draw them from torch's own generator."""
+    """Make an LSTM that starts from our draws: created without values, since it would use torch's own generator."""
     lstm = nn.LSTM(UNITS, UNITS, batch_first=True, device="meta").to_empty(device="cpu")
     for weights in lstm.parameters():
         weights.data = _matrix(weights.shape, draws).data
@@ -192,7 +191,7 @@ def train(
 
 
 def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each step, sequences from anywhere in the text, and the word that follows each of their words."""
+    """Yield, for each step, sequences from anywhere in the text, and the word that follows each of their words."""
     words = torch.from_numpy(text)
     for _ in range(steps):
         start = torch.randint(len(words) - LENGTH, (SEQUENCES, 1), generator=draws)
@@ -201,7 +200,7 @@ def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[
 
 
 def _balance(routing: NoisyTopKRouting) -> tuple[float, ...]:
-    """MEASURES of one batch."""
+    """Compute MEASURES of one batch."""
     words = torch.bincount(routing.chosen.flatten(), minlength=len(routing.load)).float()
     spread = [math.sqrt(squared_variation(each).item()) for each in (routing.importance, routing.load)]
     return (*spread, *((each.max() / each.mean()).item() for each in (routing.load, words)))
@@ -209,7 +208,7 @@ def _balance(routing: NoisyTopKRouting) -> tuple[float, ...]:
 
 @torch.no_grad()
 def _without_noise(model: SparseLanguageModel, text: Int64[np.ndarray, " words"], watch: Watch) -> dict[str, object]:
-    """How well the model guesses the held-out text, and where the first batch of it goes."""
+    """Return the model's predictions of the held-out text, and the routing of its first batch."""
     words = torch.from_numpy(text)
     batches = (len(words) - 1) // (SEQUENCES * LENGTH)
     ends = batches * SEQUENCES * LENGTH
@@ -226,7 +225,7 @@ def _without_noise(model: SparseLanguageModel, text: Int64[np.ndarray, " words"]
 
 
 def _decisions(routing: NoisyTopKRouting) -> dict[str, np.ndarray]:
-    """A routing as the arrays of a result."""
+    """Convert a routing to the arrays of a result."""
     *primary, gate = routing.levels
     clean = gate.clean if not primary else gate.clean.transpose(0, 1).flatten(1)
     nothing = torch.zeros(len(routing.chosen), 0)

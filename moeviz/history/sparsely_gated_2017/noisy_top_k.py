@@ -1,8 +1,8 @@
 """Noisy top-k: the gate of the sparsely-gated mixture of experts, and the losses that keep its experts equally busy.
 
-A gate scores all experts, adds noise to the scores, keeps the k highest and weighs those with a softmax. Left alone it
-comes to prefer a few experts, which are trained the more for it, and so preferred the more: two losses work against
-that. With many experts there are two levels of gates, the first of which chooses among groups of experts.
+A gate scores all experts, adds noise to the scores, keeps the k highest and weighs those with a softmax. By itself
+it comes to prefer a few experts, which are trained more, and so preferred more: two losses counteract that. With many
+experts there are two levels of gates, the first of which chooses among groups of experts.
 
 Source: Shazeer, Mirhoseini, Maziarz, Davis, Le, Hinton & Dean, "Outrageously large neural networks: the
 sparsely-gated mixture-of-experts layer" (arXiv 1701.06538, ICLR 2017). Equation numbers are the paper's.
@@ -50,9 +50,9 @@ def noisy_top_k(
 ) -> GateChoice:
     """Equations 3 to 5. G(x) = Softmax(KeepTopK(H(x), k)), H(x)ᵢ = (x · W_g)ᵢ + N(0, 1) · Softplus((x · W_noise)ᵢ).
 
-    `gate` is W_g and `spread` W_noise, both 0 before training, when the noise alone decides. KeepTopK puts −∞ in place
-    of all but the k highest, and the softmax makes 0 of that. `noise` are the draws of N(0, 1); there are none where
-    the model is only used.
+    `gate` is W_g and `spread` W_noise, both 0 before training, when only the noise decides. KeepTopK replaces all
+    but the k highest by −∞, which the softmax turns into 0. `noise` holds the draws of N(0, 1), and is left out at
+    inference.
     """
     clean = x @ gate
     deviation = softplus(x @ spread) + LEAST_NOISE
@@ -70,16 +70,15 @@ def chance_of_choice(
 ) -> Float[Tensor, "*rows E"]:
     """Equations 8 and 9. P(x, i) = Φ(((x · W_g)ᵢ − kth_excluding(H(x), k, i)) / Softplus((x · W_noise)ᵢ)).
 
-    How probable it is that expert i is among the k highest if its own noise is drawn anew and all others keep theirs.
+    The probability that expert i is among the k highest if its own noise is drawn anew and all others keep theirs.
     Unlike being chosen or not, this has a gradient.
     """
     return torch.special.ndtr((clean - kth_excluding(scores, k)) / deviation)
 
 
 def kth_excluding(scores: Float[Tensor, "*rows E"], k: int) -> Float[Tensor, "*rows E"]:
-    """The k-th highest score of the other experts: what each has to beat.
-
-    Of one that is among the k highest that is the (k + 1)-th of all, of any other the k-th.
+    """The k-th highest score of the other experts: what each has to beat. For one of the k highest that is the (k +
+    1)-th of all, for any other the k-th.
     """
     highest = scores.topk(k + 1, dim=-1).values
     last_in, first_out = highest[..., k - 1 : k], highest[..., k:]
@@ -105,8 +104,8 @@ def two_levels(primary: GateChoice, secondary: GateChoice) -> NoisyTopKRouting:
     """Equations 12 to 14, appendix B. Expert j of group i has the weight G_primary(x)ᵢ · Gᵢ(x)ⱼ.
 
     Importance_H(X)ᵢⱼ = Σₓ G_primary(x)ᵢ · Gᵢ(x)ⱼ, and Load_H(X)ᵢⱼ = Load_primary(X)ᵢ · Loadᵢ(X⁽ⁱ⁾)ⱼ / |X⁽ⁱ⁾|, where
-    X⁽ⁱ⁾ are the words that have group i among their chosen. Loadᵢ(X⁽ⁱ⁾)ⱼ alone would be simpler, and give the primary
-    gate no gradient.
+    X⁽ⁱ⁾ are the words that have group i among their chosen. Loadᵢ(X⁽ⁱ⁾)ⱼ by itself would be simpler, and give the
+    primary gate no gradient.
     """
     groups, experts = gate_values(primary), gate_values(secondary)  # "N G" and "G N M"
     importance = torch.einsum("ng,gnm->gm", groups, experts)
@@ -115,7 +114,7 @@ def two_levels(primary: GateChoice, secondary: GateChoice) -> NoisyTopKRouting:
     load = primary.probability.sum(dim=0)[:, None] * within / theirs.sum(dim=0).clamp(min=1)[:, None]
 
     group = primary.chosen[:, :, None]
-    expert = secondary.chosen.transpose(0, 1).take_along_dim(group, dim=1)  # "N K K": of the chosen groups alone
+    expert = secondary.chosen.transpose(0, 1).take_along_dim(group, dim=1)  # "N K K": only of the chosen groups
     weight = secondary.weights.transpose(0, 1).take_along_dim(group, dim=1) * primary.weights[:, :, None]
     chosen = group * secondary.clean.shape[-1] + expert
     return NoisyTopKRouting(

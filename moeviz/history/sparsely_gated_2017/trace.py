@@ -50,7 +50,7 @@ def _one(result: SparselyGated) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _levels(
     result: SparselyGated,
 ) -> tuple[Int16[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T E"]]:
-    """Both levels in arrays of one width: a word has fewer groups than experts."""
+    """Put both levels into arrays of one width: a word has fewer groups than experts."""
     (count, slots), (_, experts), (_, groups) = result.chosen.shape, result.logits.shape, result.group_logits.shape
     chosen, weights = np.full((2, count, slots), NO_EXPERT, np.int16), np.zeros((2, count, slots), np.float32)
     chosen[0, :, : result.groups.shape[1]], weights[0, :, : result.groups.shape[1]] = (

@@ -59,9 +59,9 @@ def swept() -> pd.DataFrame:
 def error_by_experts() -> pd.DataFrame:
     """Test error by number of experts with extra capacity c = 1: mean of five seeds, from the table that ships.
 
-    The control are linear experts that learn from classes assigned to the images at random, so they know nothing: any
-    success is the gater's. With four hidden units and a line from each expert, it tells odd from even by itself, and
-    does so better the more experts there are.
+    The control has linear experts that learn from random classes, so they know nothing: any success is the gater's.
+    With four hidden units and a line from each expert, it separates odd from even by itself, and does so better with
+    more experts.
 
     One row per kernel, system and number of experts. Columns: kernel str · system str · experts int64 · error float64
     (share of the 1,000 test digits) · lowest, highest float64 (of the seeds).

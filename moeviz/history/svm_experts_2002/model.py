@@ -118,7 +118,7 @@ def trained(
 SETTINGS = ("experts", "room", "kernel", "iterations", "shuffled", "seed")
 KERNELS = ("linear", "rbf")
 COMPONENTS = 30  # of the images, by principal component analysis of those to train on
-HIDDEN = 4  # units of the gater, few: with many it tells odd from even by itself, whatever the experts say
+HIDDEN = 4  # units of the gater, few: with many it separates odd from even by itself, whatever the experts answer
 MOST_EXPERTS = 64
 KEPT = 1000  # training examples whose weights a result keeps
 TOLD_EVERY = 25  # steps of the gater
@@ -129,7 +129,7 @@ Teller = Callable[[str, float, int], None]  # who learns, the share of the itera
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Task:
-    """Digits to be told apart: odd 1, even −1."""
+    """Digits to classify: odd 1, even −1."""
 
     inputs: Float64[np.ndarray, "N D"]
     odd: Float64[np.ndarray, " N"]
@@ -236,7 +236,7 @@ def assign(weights: Float64[np.ndarray, "N M"], capacity: int, rng: np.random.Ge
 def machine(inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N"], kernel: str) -> Machine:
     """A support vector machine that has learnt these examples: inputs to tanh of their distance from its boundary.
 
-    Of one class alone there is nothing to learn, and it always says that class; of no example at all, 0.
+    With a single class it always answers that class; without any example, 0.
     """
     with history_extra():
         from sklearn.svm import SVC, LinearSVC
@@ -271,7 +271,7 @@ def _pixels(images: Digits) -> Float64[np.ndarray, "N pixels"]:
 def _experts_say(
     part: Int64[np.ndarray, " N"], experts: int, kernel: str, task: Task, test: Task, told: Teller
 ) -> tuple[Float64[np.ndarray, "N M"], Float64[np.ndarray, "_ M"]]:
-    """Step 2: train every expert on its part. What each says of all examples, and of the test digits."""
+    """Run step 2: train every expert on its part. Return each one's answers for all examples and the test digits."""
     said = []
     for expert in range(experts):
         told(f"expert {expert + 1} of {experts}", 0.5 * expert / experts, 0)

@@ -15,13 +15,13 @@ CAUTION = (
 
 
 def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
-    """The expert that the gater weighs highest for each digit, and the one that learns from it, as a trace.
+    """The expert with the highest weight for each digit, and the one that learns from it, as a trace.
 
-    A token is a training digit, the first 1,000 of the 4,000, alone in its sequence: `text` is "7, image 12" and
+    A token is a training digit, the first 1,000 of the 4,000, each a sequence of its own: `text` is "7, image 12" and
     `label` the digit. A layer is an iteration, from 1, after its gater has been trained. Slot 0 is the first choice,
     the expert with the highest weight. Slot 1 is the expert that the digit was given to, from which it learns in the
     next iteration; it is filled only where the first choice was full, so the share of tokens with two experts is the
-    overflow. `view` keeps one of the two alone, in one slot.
+    overflow. `view` keeps only one of the two, in one slot.
 
     Weights are the gater's, as the mixture applies them: signed, unbounded, and they sum to nothing in particular. The
     order is that of the sign too, since the rule of 2002 sorts by it. `logits` are the weights of all experts; there is

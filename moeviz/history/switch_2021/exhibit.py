@@ -92,7 +92,7 @@ def dropped_by_place(result: Switch) -> pd.DataFrame:
     """The share of dropped words by their sequence's place in the batch, early and late in training.
 
     Experts serve the words of a batch in order, so those at its end find the experts full. Early means the first 20
-    steps, late the last 50. The sequences of a batch are drawn at random: only their place tells them apart.
+    steps, late the last 50. The sequences of a batch are drawn at random: only their place distinguishes them.
 
     One row per stage and sequence. Columns: stage str · sequence int64 (place in the batch, from 1) · dropped float64
     (share of the words at this place) · mean float64 (share of all words of the stage).
@@ -210,7 +210,7 @@ def picture(page: Page, result: Switch) -> None:
 
 
 def details(page: Page, result: Switch) -> None:
-    """Draw how much is dropped and when, and the perplexity beside the dense twin's."""
+    """Draw how much is dropped and when, and the perplexity, compared with the dense twin's."""
     runs = shipped_sweep()
     figures = {
         "Dropped early": f"{result.drop_rate(EARLY):.0%}",
@@ -228,7 +228,7 @@ def details(page: Page, result: Switch) -> None:
 
 
 def _instability(page: Page) -> None:
-    """Draw what large logits do in 16 bits, of the run that ships."""
+    """Draw the effect of large logits in 16 bits, from the run that ships."""
     page.title("An instability: large logits in 16 bits")
     page.markdown(
         "If all scores of the router grow by one number, its softmax does not see it, and the auxiliary loss "
@@ -245,7 +245,7 @@ def _instability(page: Page) -> None:
 
 
 def _why_so_many_are_dropped(result: Switch) -> str:
-    """Explain why less is dropped late than early, and in test more than late, where that is so."""
+    """Explain why less is dropped late than early, and in test more than late, if that is so."""
     early, late, test = result.drop_rate(EARLY), result.drop_rate(LATE), result.held_out_dropped
     said = ["Early, the router sends most words to a few experts."] if late < early else []
     if said and result.settings["aux_weight"]:

@@ -24,7 +24,7 @@ from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus, measured
 
 INIT_SCALE = 0.1  # section 2.4; a usual Transformer has 1.0
-JITTER = 0.01  # what the router reads is multiplied by 1 ± so much, drawn anew each time, in training alone
+JITTER = 0.01  # the router's input is multiplied by 1 ± at most this, drawn anew each time, only in training
 
 
 class Routed(NamedTuple):
@@ -112,7 +112,7 @@ class SwitchBlock(nn.Module):
     def forward(
         self, x: Float[torch.Tensor, "S W D"], jitter: torch.Generator | None
     ) -> tuple[Float[torch.Tensor, "S W D"], Routed | None]:
-        """The words after this block, and what its router did, where it has one."""
+        """Return the words after this block, and its router's decisions, if it has one."""
         parts = (self.before(x) @ self.mix).unflatten(-1, (3, HEADS, WIDTH // HEADS)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(*parts, is_causal=True)
         x = x + attended.transpose(1, 2).flatten(2) @ self.mixed
@@ -195,6 +195,6 @@ def train(
 def _loss(
     model: SwitchLanguageModel, text: Int[torch.Tensor, "S W1"], jitter: torch.Generator | None = None
 ) -> tuple[Float[torch.Tensor, ""], Routed | None]:
-    """Mean cross-entropy of each word of the sequences given those before it, in nats."""
+    """Compute the mean cross-entropy of each word of the sequences given those before it, in nats."""
     guesses, routed = model(text[:, :-1], jitter)
     return functional.cross_entropy(guesses.flatten(0, 1), text[:, 1:].flatten()), routed

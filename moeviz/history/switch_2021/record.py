@@ -1,4 +1,4 @@
-"""What the Switch Transformer is trained on, and what is kept of a training.
+"""The training data of the Switch Transformer, and the record of a training.
 
 S sequences of a batch, W words of a sequence, E experts, N = S · W held-out words.
 """

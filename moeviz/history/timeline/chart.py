@@ -76,7 +76,7 @@ SOURCED = {"source": "", "status": "", "remark": ""}  # the last lines of a tool
 APART = 0.06  # years between systems of one month, which stand side by side
 HEIGHT = 520
 SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
-KNOWN = ("Mixtral 8x7B", "DeepSeek-V3")  # named too: between the leaps, and alone in their months
+KNOWN = ("Mixtral 8x7B", "DeepSeek-V3")  # named too: between the leaps, and the only ones in their months
 LEAP = 1.5  # a system is named if it is this many times as large as any before it
 
 
@@ -192,7 +192,7 @@ def turns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_words(turning: pd.DataFrame) -> str:
-    """Say how many experts a layer has at each turn, and how many of them work."""
+    """Say how many experts per layer there are at each turn, and how many of them work."""
     most, few, many = (
         f"{row.experts:,.0f} with {row.at_work:.0f} at work in {int(row.year)}" for row in turning.itertuples()
     )

@@ -47,7 +47,7 @@ def sparsely_gated_parameters(experts: int, groups: int = 0, model: int = 512, h
 
         E · 2dh            experts, two matrices each
         2dE                router and its noise (W_g and W_noise); with `groups`, of the second level
-        2d · groups        router and noise of the first level, where there is one
+        2d · groups        router and noise of the first level, if it exists
         2 · 4d(d + d)      two LSTMs: four gates, each of input and state
 
     >>> sparsely_gated_parameters(4)
@@ -102,7 +102,7 @@ def readings() -> dict[str, tuple[Callable[..., int], dict[str, object]]]:
 
 
 def published_counts() -> pd.DataFrame:
-    """Parameter counts that two papers print, beside those that follow from the sizes that they print.
+    """Parameter counts printed in two papers, and those that follow from the printed sizes.
 
     A count agrees if ours, rounded to as many digits as the paper prints, is the printed one. If a paper leaves a size
     open or contradicts itself, there is a row for each reading.
@@ -130,7 +130,7 @@ def published_counts() -> pd.DataFrame:
 
 
 def _rounds_to(ours: int, printed: str, unit: str) -> bool:
-    """In whole numbers and fractions: a float could fall to the wrong side of a half."""
+    """Compare in whole numbers and fractions: a float could fall to the wrong side of a half."""
     step = Fraction(1, 10 ** len(printed.partition(".")[2]))
     return abs(Fraction(ours, UNITS[unit]) - Fraction(printed)) <= step / 2
 

@@ -39,7 +39,7 @@ def write_llama_cpp(plan: ExpertPlan) -> bytes:
 
 
 def read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
-    """The layers whose experts stay in CPU memory, with nothing said of their experts."""
+    """Read the layers whose experts stay in CPU memory; the file does not name experts."""
     found = OPTION.fullmatch(data.decode())
     return {int(layer): () for layer in found[1].split("|")} if found else {}
 
@@ -111,7 +111,7 @@ def write_ktransformers(plan: ExpertPlan) -> bytes:
 
 
 def write_ktransformers_together(plan: ExpertPlan) -> bytes:
-    """A rank in place of each count, so that the experts that share tokens are put on the GPU, as many of each layer.
+    """Write a rank instead of each count, so that experts that share tokens are put on the GPU.
 
     **Source**: as for `write_ktransformers`: the highest numbers go to the GPU. Raises `MissingField` for counts.
     """
@@ -139,7 +139,7 @@ def read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
 
 
 def ktransformers_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command for KTransformers; C is how many experts a layer the GPU has memory for."""
+    """Write the command for KTransformers; C is the number of experts per layer that fit into the GPU's memory."""
     return (
         "python -m sglang.launch_server --model MODEL --kt-num-gpu-experts C --kt-expert-placement-strategy frequency "
         f"--kt-expert-frequency-file {quote(file)}   # sglang-kt without that option: --init-expert-location, same file"
@@ -282,7 +282,7 @@ def eplb_command(plan: ExpertPlan, file: str) -> str:
 
 
 class Engine(NamedTuple):
-    """How an engine is told where experts go."""
+    """The file and command by which an engine places experts."""
 
     title: str
     suffix: str
@@ -433,10 +433,8 @@ def sizes_for(name: str, devices: int | None, copies: int | None) -> tuple[int |
 
 
 def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
-    """Say in sentences what must be known of a plan in an engine's file.
-
-    That is: for which layers the file has no plan, which slots were repaired, and how the plan does on tokens that it
-    was not made from. `trace` is the one that the plan was made from.
+    """Return sentences about a plan in an engine's file: layers without a plan, slots that were repaired, and the
+    plan's figures on tokens from which it was not made. `trace` is the one from which it was made.
     """
     engine = engine_named(name)
     remarks: list[str | None] = [_missing_layers(plan, engine)]
@@ -456,7 +454,7 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
 
 
 def _missing_layers(plan: ExpertPlan, engine: Engine) -> Claim | None:
-    """Claim which layers the plan lacks; None if it has all of them. Nobody knows whether these are dense."""
+    """Claim which layers the plan lacks; None if it has all of them. They may be dense: that is not known."""
     in_all = plan.num_layers or max(plan.slots) + 1
     missing = [layer for layer in range(in_all) if layer not in plan.slots]
     if not missing and plan.num_layers is not None:

@@ -28,7 +28,7 @@ MOST_LAYERS = 2**12  # of a model: some files have a row for each
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertPlan:
-    """Where the experts of a model are to be. Layers have the model's own indices; dense ones are absent."""
+    """A placement of a model's experts on devices. Layers have the model's own indices; dense ones are absent."""
 
     model: ModelInfo
     num_layers: int | None  # all of the model's, dense ones too; None if the trace does not say
@@ -58,10 +58,10 @@ def make_plan(
 ) -> ExpertPlan:
     """Plan from all tokens: copies of the hottest experts, packed so that devices do about the same work (EPLB).
 
-    EPLB may put two copies of an expert on one device, where the second is wasted and some engines refuse it: such
-    slots change places with others (`without_duplicates`). `num_layers` is for traces that do not say how many layers
-    the model has in all; `layers_on_gpu` is for engines that place whole layers (by default, half of them). `placed` is
-    `serving_placement` of the same trace and numbers, where that is at hand.
+    EPLB may put two copies of an expert on one device; the second is wasted, and some engines refuse it: such
+    slots change places with others (`without_duplicates`). `num_layers` is for traces that do not give the model's
+    total number of layers; `layers_on_gpu` is for engines that place whole layers (by default, half of them). `placed`
+    is `serving_placement` of the same trace and numbers, if available.
 
     Raises `MoevizError` for numbers that do not divide or that the model does not have, and layers without tokens.
     """
@@ -123,7 +123,7 @@ def without_duplicates(
 
 
 def _duplicate(plan: Int64[np.ndarray, " S"], devices: int) -> int | None:
-    """The first slot whose expert its device has already."""
+    """Return the first slot whose expert its device already has."""
     room = len(plan) // devices
     for slot, expert in enumerate(plan.tolist()):
         if expert in plan[slot // room * room : slot]:
@@ -132,7 +132,7 @@ def _duplicate(plan: Int64[np.ndarray, " S"], devices: int) -> int | None:
 
 
 def _swapped(plan: Int64[np.ndarray, " S"], slot: int, devices: int) -> list[Int64[np.ndarray, " S"]]:
-    """All plans in which this slot has changed places with one on another device, and neither has made a duplicate."""
+    """Yield the plans that swap this slot with one on another device, without a new duplicate on either."""
     room = len(plan) // devices
     here = slot // room
     own, found = set(plan[here * room : (here + 1) * room].tolist()), []
@@ -175,14 +175,14 @@ def _check_number(layers: int) -> None:
 
 
 def _by_need(trace: Counted) -> tuple[int, ...]:
-    """Layers, those first of which a step reads the largest share of the experts: what they cost in slow memory."""
+    """Order layers by the share of their experts that a step reads, largest first: their cost in slow memory."""
     share = batch_coverage(trace, [BATCH]).set_index("layer")["random"]
     sizes = dict(zip(trace.model.layers, trace.model.num_experts, strict=True))
     return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
 
 
 def _judged(trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None) -> Claim:
-    """Claim how a plan made in this way does on tokens that it was not made from."""
+    """Claim the figures of a plan made in this way on other tokens."""
     if devices == 1:
         return captions.plan_not_judged(tokens, "one device does all the work")
     table = (serving_placement(trace, devices, copies) if placed is None else placed).set_index("placement")

@@ -199,7 +199,7 @@ def router_verdict(run: TrainingRun) -> Verdict:
 
 
 def _collapsed(run: TrainingRun, alarm: pd.Series) -> Verdict:
-    """Claim who does the work in that layer, and who nearly none."""
+    """Claim which experts do the work in that layer, and which do almost nothing."""
     began, layer, nothing = int(alarm["began"]), int(alarm["layer"]), captions.nothing_more()
     if run.counts is None or layer not in run.facts.layers or run.facts.top_k is None:
         return Verdict("red", _alarm_on("No", alarm), nothing)
@@ -231,7 +231,7 @@ def _choices(run: TrainingRun) -> float:
 
 
 def _busiest(run: TrainingRun) -> Busiest | None:
-    """Of the last logs; None where nothing was assigned."""
+    """Claim the busiest expert of the last logs; None if nothing was assigned."""
     if run.counts is None or not run.facts.layers:
         return None
     counts = counts_at_end(run)
@@ -252,7 +252,7 @@ def _rest(more: int) -> Claim:
 
 
 def _alarm_on(degree: str, alarm: pd.Series) -> Claim:
-    """Claim an alarm in its own words, without its step and its cause."""
+    """Return an alarm's own words, without its step and its cause."""
     text = re.sub(r"^step [\d,]+: ", "", visible(str(alarm["says"])).partition("; ")[0].rstrip("."))
     where, rest = f"at layer {alarm['layer']}, ", text.removeprefix(f"layer {alarm['layer']}: ")
     return captions.alarm_on(degree, int(alarm["began"]), rest if alarm["layer"] == WHOLE_RUN else where + rest)

@@ -1,8 +1,7 @@
-"""The prompt box: examples, the text and Run in one block. What is typed belongs to the browser, and waits for nobody.
-
-It is told 400 ms after the last key, to a fragment of its own, so nothing else of the page is drawn anew.
+"""The prompt box: examples, the text and Run in one block. Typing stays in the browser, and waits for nothing. The
+text is sent 400 ms after the last key, to a fragment of its own, so nothing else of the page is drawn anew.
 Three events on `window` tie it to the rest of the page: `moeviz:stale` (detail: whether the text differs from the one
-that was run), which the box sends; `moeviz:running` and `moeviz:ran`, which it hears from
+that was run), which the box sends; `moeviz:running` and `moeviz:ran`, which it receives from
 `moeviz_app.widgets.components.texts`.
 """
 
@@ -37,11 +36,11 @@ _component = component("ask", HTML, "ask", "leaving ask")
 
 @dataclass(frozen=True, slots=True)
 class PromptInput:
-    """The content of the prompt box, as far as it has been told, and whether it was just asked to run."""
+    """The content of the prompt box, as far as the browser has sent it, and whether it was just asked to run."""
 
     text: str
     run: dict[str, Any] | None  # in one script run only: its text, and of a chat also `chat` and `system`
-    runs: int  # so many were asked for, this one included
+    runs: int  # the number of runs asked for, this one included
     system: str = ""
     chat: bool = False
 
@@ -50,12 +49,12 @@ class PromptInput:
 class Box:
     """The state of a box between two scripts."""
 
-    text: str | None = None  # what the page was told last
+    text: str | None = None  # the text that the page received last
     fillings: int = 0  # so often the page has wanted another text in it
     chat: bool = False  # whether what was filled in last is a turn of a chat
     system: str = ""  # and its system prompt
     runs: int = 0
-    asked: dict[str, Any] | None = None  # a run that the page has not been told of yet
+    asked: dict[str, Any] | None = None  # a run that the page has not received yet
     press: Any = None  # of the run that was asked for last
     in_page: bool = False  # whether the script of the whole page draws it just now
 
@@ -108,7 +107,7 @@ def ask(
     runs = box.runs + (drawn.asked is not None)
     now = _text(held, text) if held.get("fillings") == box.fillings else text
     now = now if run is None else run["text"]
-    _remember(key, replace(drawn, text=now, asked=None, runs=runs))  # a run is told once
+    _remember(key, replace(drawn, text=now, asked=None, runs=runs))  # a run is reported once
     return PromptInput(now, run, runs, _text(held, box.system, "system"), chat and held.get("chat") is True)
 
 
@@ -130,7 +129,7 @@ def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def hand_on(key: str, run: Mapping[str, Any]) -> None:
-    """Let the whole page hear of a run: where only this fragment has heard of it, the page is drawn anew for it.
+    """Pass a run on to the whole page: if only this fragment knows of it, the page is drawn anew.
 
     After `st.rerun` in a fragment Streamlit gives the same trigger once more: each press has a number of its own.
     """

@@ -1,7 +1,7 @@
 """The atlas: a map of all layers over many texts, and a card or a cell for every expert; and the search in it.
 
-Two components that one event ties together (`moeviz:found`), so that an answer to a search sends no atlas anew. Texts,
-labels and what a browser tells are a stranger's.
+Two components that one event ties together (`moeviz:found`), so that an answer to a search sends no atlas anew.
+Texts, labels and a browser's messages are a stranger's.
 """
 
 import json
@@ -76,16 +76,16 @@ def typed(state: Any) -> str:
 
 
 KEPT = 4  # atlases whose data is kept: a rerun sends the same again
-NONE = 255, 65_535  # in place of a first choice; a sample has fewer tokens than 2^15, so all else is of two bytes
-OF_CLASS, OF_NOTHING = 254, 255  # in place of the kind of text that a name begins with
+NONE = 255, 65_535  # instead of a first choice; a sample has fewer tokens than 2^15, so all else has two bytes
+OF_CLASS, OF_NOTHING = 254, 255  # instead of the kind of text that a name begins with
 LONGEST, LONGEST_KIND = 40, 32  # characters of a token, and of a kind of text
 SHOWN = 24  # experts that a search shows, the first
 
 
 def packed_atlas(trace: RoutingTrace, names: pd.DataFrame | None) -> tuple[dict[str, Any], Atlas]:
-    """All that map, cards and grid show, and the atlas that it is of. Raises as `moeviz.metrics.atlas.atlas`.
+    """Return all that map, cards and grid show, and its atlas. Raises as `moeviz.metrics.atlas.atlas`.
 
-    names   of the experts, as `expert_names` has them; None where there are none.
+    names   of the experts, as `expert_names` has them; None if unknown.
     """
     data, found = _without_names(trace)
     own = _names(found, names)
@@ -131,7 +131,7 @@ def _without_names(trace: RoutingTrace) -> tuple[dict[str, Any], Atlas]:
 
 
 def _columns(found: Atlas, colours: list[str]) -> list[dict[str, Any]]:
-    """Of each kind of text or text on the axis: its rows, its name, its colour."""
+    """Return the rows, the name and the colour of each kind of text or text on the axis."""
     return [
         {
             "label": _cut(name, LONGEST_KIND),
@@ -144,7 +144,7 @@ def _columns(found: Atlas, colours: list[str]) -> list[dict[str, Any]]:
 
 
 def _first(found: Atlas) -> str | None:
-    """The first choice of every token at every layer; None where it is not known which that is."""
+    """Return the first choice of every token at every layer; None if it is not known."""
     if not found.trace.ordered:
         return None
     first, none = found.trace.experts[..., 0], _none(found.trace.model)
@@ -152,12 +152,12 @@ def _first(found: Atlas) -> str | None:
 
 
 def _none(model: ModelInfo) -> int:
-    """Return the number that stands for no expert: the highest one of as few bytes as ids take."""
+    """Return the number that means no expert: the highest one of as few bytes as ids need."""
     return NONE[max(model.num_experts) > NONE[0]]
 
 
 def _words(found: Atlas) -> dict[str, Any]:
-    """The tokens by their vocabulary: as they are shown, and as they stand in a line of text."""
+    """Return the tokens by their vocabulary: as they are shown, and as they stand in a line of text."""
     codes, texts = pd.factorize(found.trace.tokens["text"])
     first = np.full(int(found.code.max(initial=-1)) + 1, 0)
     first[found.code] = codes  # of a token of the vocabulary, its text
@@ -173,7 +173,7 @@ def _words(found: Atlas) -> dict[str, Any]:
 
 
 def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
-    """Of each expert which name it has, "" where none holds; how far it holds (0 to 100); the kind it begins with."""
+    """Return each expert's name, "" if none holds; how well it holds (0 to 100); the kind it begins with."""
     L, E, _ = found.counts.shape
     which, fits, kind = np.zeros((L, E), np.uint16), np.zeros((L, E), np.uint8), np.full((L, E), OF_NOTHING, np.uint8)
     every = [["", "", False]]
@@ -197,7 +197,7 @@ def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
 
 
 def packed_found(found: WordTokens, takers: pd.DataFrame, atlas: Atlas, id_: int) -> dict[str, Any]:
-    """The tokens that a search has found, as bits, and the experts that take them, the first of so many."""
+    """Return the tokens that a search has found, as bits, and the first experts that take them."""
     place = {layer: row for row, layer in enumerate(atlas.trace.model.layers)}
     rows = [
         [

@@ -1,7 +1,7 @@
 """Strip, findings, token by layer map and card of one trace: one component, linked in the browser.
 
-So a click needs no server: what is chosen is drawn at once, and told a moment later. What a token's text or a browser
-says is a stranger's.
+So a click needs no server: the choice is drawn at once, and sent a moment later. A token's text and a browser's
+messages are a stranger's.
 """
 
 import json
@@ -31,7 +31,7 @@ from moeviz_app.widgets.components import base64, component, nothing
 from moeviz_app.widgets.components.texts import MOST_LINE_BREAKS, beginnings
 
 MOST_SCORES = (
-    300_000  # of them are sent, in 0.8 MB; of a larger trace, the card shows the chosen experts' weights alone
+    300_000  # of them are sent, in 0.8 MB; for a larger trace, the card shows only the chosen experts' weights
 )
 MOST_TOKENS = 1_024  # in the map: of more, the overview stands in its place
 LONGEST_NAME = 200  # characters of an expert's name: labels are a stranger's
@@ -92,7 +92,7 @@ def packed_names(trace: RoutingTrace, names: pd.DataFrame | None) -> list[list[l
 
 
 def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
-    """Return the data of the strip alone."""
+    """Return the data of the strip only."""
     model, tokens = trace.model, trace.tokens
     texts = tokens["text"].tolist()
     several = bool(len(tokens)) and tokens["sequence"].iloc[-1] > 0
@@ -118,7 +118,7 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _colours(trace: RoutingTrace) -> dict[str, Any]:
-    """Of each expert of each layer, its place in a palette: hundreds of experts have ten colours."""
+    """Return each expert's index in a palette, by layer: hundreds of experts have ten colours."""
     palette = [*theme.EXPERT_COLOURS, theme.OTHER]
     places = np.zeros((len(trace.experts), max(trace.model.num_experts)), np.uint8)
     for at, (ids, count) in enumerate(zip(trace.experts, trace.model.num_experts, strict=True)):
@@ -128,7 +128,7 @@ def _colours(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _scores(trace: RoutingTrace) -> str | None:
-    """The router's scores of all experts, where they are known and few enough."""
+    """Return the router's scores of all experts, if they are known and few enough."""
     L, T, _ = trace.experts.shape
     if L * T * max(trace.model.num_experts) > MOST_SCORES:
         return None
@@ -140,7 +140,7 @@ def _scores(trace: RoutingTrace) -> str | None:
 
 
 def _map(trace: RoutingTrace) -> dict[str, Any]:
-    """The chart that shows every layer; or a sentence, where there is none."""
+    """Return the chart that shows every layer; or a sentence, if there is none."""
     loader = vega_loader()
     try:
         spec = _overview(trace) if len(trace.tokens) > MOST_TOKENS else _token_by_layer(trace)
@@ -197,7 +197,7 @@ class Muted(NamedTuple):
 
     experts: tuple[Place, ...] = ()  # layer and expert
     trace: RoutingTrace | None = None  # of the same tokens; None where nothing is muted
-    asked: int = 0  # so often for other mutes, as far as the page has heard
+    asked: int = 0  # the number of requests for other mutes that the page has received
 
 
 _component = component("explorer", HTML, STYLES, SCRIPTS)
@@ -222,14 +222,14 @@ def explorer(
 ) -> Chosen:
     """Draw `trace`, opened `at` a layer and a token, and return what was chosen.
 
-    Without a `key` it is only to look at: the last tokens of a run that goes on. Give the same `at` again, or the place
-    that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
-    fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
-    `expert_links.of_expert`. `stale` dims all, since the text above is no longer that of the trace. `template` names
-    the tokens that a chat template added. `names` are those of `moeviz.metrics.expert_names`, where any are known.
-    Without `muted`, nothing can be muted; `why_no_next` stands where the trace has no next tokens. `decided` says which
-    words decided, and `can_decide` whether that can be asked for; `direct` whether the direct parts of a choice are on
-    screen, None where they cannot be asked for.
+    Without a `key` it is read-only: the last tokens of a run that goes on. With the same `at`, or the place that was
+    chosen, the view stays as it is; it moves to another place. The same is better, as for a fragment's argument: with
+    another one, all data is sent anew. `link` gives the query of an expert's page; see `expert_links.of_expert`.
+    `stale` dims all, since the text above is no longer that of the trace. `template` names the tokens that a chat
+    template added. `names` are those of `moeviz.metrics.expert_names`, if any are known. Without `muted`, nothing can
+    be muted; `why_no_next` is shown if the trace has no next tokens. `decided` says which words decided, and
+    `can_decide` whether that can be asked for; `direct` whether the direct parts of a choice are on screen, None where
+    they cannot be asked for.
 
     What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
     button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.
@@ -312,7 +312,7 @@ def _expert_of(trace: RoutingTrace, told: Any) -> Place | None:
 
 
 def _live(trace: RoutingTrace, at: Place | None) -> dict[str, Any]:
-    """The end of the tokens, each by the row that it has among these."""
+    """Return the end of the tokens, each by its row among these."""
     part = trace.select(tokens=slice(-MAX_TOKENS, None))
     layer = trace.model.layers[0] if at is None else at[0]
     return packed_strip(part) | {"at": [int(layer), len(part.tokens) - 1], "stale": False, "live": True}

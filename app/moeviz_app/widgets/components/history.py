@@ -120,7 +120,7 @@ def _half(half: Half, scene: Scene) -> dict[str, Any]:
 
 
 def _three_numbers(meters: Meters) -> list[tuple[str, str]]:
-    """Three numbers, and what each of them is."""
+    """Draw three numbers, each with its name."""
     experts = f"{meters.experts}{f' + {meters.shared}' * bool(meters.shared)}"
     return [
         (experts, "expert, if it is one" if meters.experts == 1 else "experts in a layer"),
@@ -167,7 +167,7 @@ def collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ahead() -> list[dict[str, Any]]:
-    """Return what ten starts of each cure came to, with the settings by which the page finds it."""
+    """Return the results of ten starts of each cure, with the settings by which the page finds them."""
     rows = collapse_table(collapse_runs()).set_index("arm")
     return [
         {"settings": NO_CURE | arm["set"], "says": arm.get("says", ""), **rows.loc[name, ["dead", "remembered"]]}

@@ -1,8 +1,8 @@
-"""Components that show a text: token by token, line by line, as it goes on, and to type over.
+"""Components that show a text: token by token, line by line, during a run, and for typing over.
 
-A strip has each token in the colour of its first-choice expert, to click and to walk through with the keys; where the
-trace does not say which expert that is, tokens have no colour, and the ids of all their experts. A text that goes on
-sends `moeviz:running` to the prompt box (`ask.py`), and hears `moeviz:stop` from it; after the run the box is sent
+A strip has each token in the colour of its first-choice expert, to click and to walk through with the keys; if the
+trace does not say which expert that is, tokens have no colour, and the ids of all their experts. A running text
+sends `moeviz:running` to the prompt box (`ask.py`), and receives `moeviz:stop` from it; after the run the box is sent
 `moeviz:ran`.
 """
 
@@ -21,8 +21,8 @@ from moeviz_app.widgets.components import component
 
 STRIP = """<div class="strip" role="listbox" aria-orientation="horizontal"></div>
 <div class="said" aria-live="polite"></div>"""
-MOST_IDS = 4  # of a token's experts under it, where it has no first choice
-CHANGED, NEW = "changed", "new"  # beside the same text with a word changed: another first choice; a token of its own
+MOST_IDS = 4  # of a token's experts under it, if it has no first choice
+CHANGED, NEW = "changed", "new"  # than in the same text with a word changed: another first choice; a token of its own
 MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing and push the rest off the screen
 
 _strip = component("token_strip", STRIP, "token strip", "token strip")
@@ -42,9 +42,9 @@ def token_strip(
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
     `colours` has one entry per expert, or none: see `colours_of`. A click, or Enter, leaves the row in the widget's
-    `pick` and calls `on_pick`; without `on_pick` the strip is only to look at, and shows its end.
-    `changes`, beside another strip: the rows that are `CHANGED` there, or `NEW`; all others are pale. `names` of the
-    layer's experts stand beside their ids, where a token is pointed at or read out.
+    `pick` and calls `on_pick`; without `on_pick` the strip is read-only, and shows its end. `changes`, for comparing
+    with another strip: the rows that are `CHANGED` there, or `NEW`; all others are pale. `names` of the layer's
+    experts stand next to their ids, when a token is pointed at or read out.
     """
     at = trace.model.layers.index(layer)
     tokens = _tokens(trace, at, rows, colours, names)
@@ -98,7 +98,7 @@ def _tokens(
 
 
 def _choice(ids: list[int], missing: bool, names: Mapping[int, str]) -> dict[str, str]:
-    """Where a token went: in a mark under it, and in words."""
+    """Show where a token went: in a mark under it, and in words."""
     if not ids:
         return {"expert": "?", "choice": "not recorded"} if missing else {"expert": "–", "choice": "no expert"}
     mark = ", ".join(map(str, ids[:MOST_IDS])) + " …" * (len(ids) > MOST_IDS)
@@ -181,14 +181,13 @@ class Edit(NamedTuple):
 
 
 def word_edit(text: str, edit: Edit | None, on_edit: Callable[[], None], key: str) -> None:
-    """Draw the text with the edit made in it, if there is one. A new one is left in the widget, for `told`."""
+    """Draw the text with its edit, if there is one. A new edit is left in the widget, for `told`."""
     _word_edit(key=key, data={"text": text, "edit": edit}, on_edit_change=on_edit)
 
 
 def told(said: Any, text: str, most: int) -> Edit | None:
-    """Return the edit of this text that a browser asks for; None where it is none. It can be any browser and message.
-
-    `most` is how many characters the edited text may have. Raises `InvalidPrompt` where it has more.
+    """Return the edit of this text that a browser asks for; None for an invalid one. It can be any browser and
+    message. `most` is the number of characters that the edited text may have. Raises `InvalidPrompt` if it has more.
     """
     if not isinstance(said, Mapping):
         return None
