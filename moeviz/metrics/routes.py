@@ -29,6 +29,7 @@ FEWEST_TOKENS, FEWEST_TEXTS = 40, 4  # of a group that is judged
 RESAMPLES, SHUFFLES = 300, 5
 CHANCE = 0.5  # of a rank
 SPEED_OF = 384  # rows and columns of matrices by which a processor's speed is measured
+SLOWER = 5  # than that is a forward: 4.4 to 5.2 times in moeviz's own models, less in larger ones
 BY = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")
 CERTAINTY = ("surest fifth", "second fifth", "third fifth", "fourth fifth", "least sure fifth")
 PLACES = ((32, "first 32 tokens"), (96, "tokens 32 to 95"), (np.inf, "token 96 and later"))
@@ -67,11 +68,11 @@ def expected_cost(model: ModelInfo) -> RouteCost:
 def expected_seconds(model: ModelInfo, tokens: float) -> float | None:
     """Estimate the seconds of one plain forward of this many tokens here; None if the model's parameters are unknown.
 
-    It is two operations per active parameter and token, at the speed of a product of matrices on this processor.
+    A product for each active parameter and token, at a fifth of the speed of large matrices on this processor.
     """
     if model.parameters is None:
         return None
-    return active_parameters(model.parameters, model.top_k) * tokens / _products_per_second()
+    return SLOWER * active_parameters(model.parameters, model.top_k) * tokens / _products_per_second()
 
 
 @cache
