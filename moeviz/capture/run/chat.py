@@ -233,7 +233,8 @@ def _marked(message: Message, texts: list[tuple[str, str]], trimmed: bool) -> Me
         texts.append((name, core))
         return text.replace(core, MARK.format(len(texts) - 1), 1)
 
-    name, out = NAMES.get(message["role"], message["role"]), dict(message)
+    role: str = message["role"]
+    name, out = NAMES.get(role, role), dict(message)
     if reasoning := message.get("reasoning_content"):
         out["reasoning_content"] = mark(THINK, reasoning)
     content = message["content"]
