@@ -17,7 +17,7 @@ compared with a forward of that text.
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
     kernels + logits        fused(keep_logits=True)
 
-With an older checkout's folder, printed is in place of that the CPU time of a forward now / before, of the ways that
+With an older checkout's folder, printed is instead of that the CPU time of a forward now / before, of the ways that
 both have: they take turns, forward by forward, in a process each. It is the median of the ratios of two that ran one
 after the other, the middle half, and the ratio of the fastest, which other work on the machine moves least.
 """

@@ -51,13 +51,12 @@ def _walk(step: float) -> Favour:
 
 
 def _trend(rng: np.random.Generator) -> np.ndarray:
-    """Move from one state at the first text to another at the last."""
     one, other = rng.normal(0, SPREAD, (2, *SHAPE))
     part = np.linspace(0, 1, 2 * TEXTS)[:, None, None]
     return np.asarray((1 - part) * one + part * other)
 
 
-def _mixed(states: int) -> Favour:
+def _mix(states: int) -> Favour:
     return lambda rng: rng.normal(0, SPREAD, (states, *SHAPE))[rng.integers(0, states, 2 * TEXTS)]
 
 
@@ -67,7 +66,6 @@ def _regimes(rng: np.random.Generator) -> np.ndarray:
 
 
 def _hot(*experts: int, fading: bool = False) -> Favour:
-    """Favour a few experts, always the same ones."""
 
     def favour(_: np.random.Generator) -> np.ndarray:
         found = np.zeros((2 * TEXTS, *SHAPE))
@@ -100,7 +98,7 @@ PROCESSES: dict[str, Favour] = {
     "two hot experts on one device": _hot(0, 1),
     "a hot device that cools": _hot(*range(8), fading=True),
     "stationary, and each text its own": _both,
-    "three kinds of text at random": _mixed(3),
+    "three kinds of text at random": _mix(3),
     "six texts unlike the others": _once,
     "random walk": _walk(0.05),
     "fast random walk": _walk(0.3),
@@ -117,7 +115,7 @@ IN_NO_ORDER = {*PROCESSES} - {"rotating", "a hot device that cools", "six texts 
 IN_NO_ORDER -= {name for name in PROCESSES if "walk" in name or "regimes" in name or "period" in name}
 
 
-def _drawn(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> RoutingTrace:
+def _draw_trace(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> RoutingTrace:
     """Draw a trace in which each token takes its experts without replacement, by their favour in its text."""
     each, parts = tokens // len(favour), []
     for own in favour:
@@ -133,7 +131,7 @@ def _drawn(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> Routing
 def _log_and_afterwards(process: str, tokens: int, seed: int) -> tuple[RoutingTrace, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     favour = PROCESSES[process](rng)
-    trace = _drawn(favour[:TEXTS], tokens, rng)
+    trace = _draw_trace(favour[:TEXTS], tokens, rng)
     if process == "one text sixty times":
         trace.experts[:] = np.tile(trace.experts[:, : tokens // TEXTS], (1, TEXTS, 1))
     return trace, favour, rng
@@ -177,8 +175,8 @@ def split_gains(trace: RoutingTrace) -> tuple[list[float], float]:
 def judged(process: str, tokens: int, seed: int) -> tuple[str, bool, str, bool, float]:
     """Return the verdict on balancing, whether it is wrong, those of drift, and the change afterwards."""
     log, favour, rng = _log_and_afterwards(process, tokens, seed)
-    change = _change(_loads(log), _loads(_drawn(favour[TEXTS:], AFTERWARDS, rng)))
-    halves = [_loads(_drawn(part, AFTERWARDS, rng)) for part in (favour[: TEXTS // 2], favour[TEXTS // 2 : TEXTS])]
+    change = _change(_loads(log), _loads(_draw_trace(favour[TEXTS:], AFTERWARDS, rng)))
+    halves = [_loads(_draw_trace(part, AFTERWARDS, rng)) for part in (favour[: TEXTS // 2], favour[TEXTS // 2 : TEXTS])]
     moved = float(np.abs(halves[0] - halves[1]).sum() / halves[0].sum() / 2)
     known = different_texts(log)[0]
     balance = verdict(known)

@@ -52,7 +52,6 @@ def table_1(seeds: Iterable[int] = range(25)) -> pd.DataFrame:
 
 
 def _our_rows(data: Vowels, seeds: Iterable[int]) -> Iterator[tuple[str | float, ...]]:
-    """Return a row for each of the four systems."""
     of = table_1991.MEASURED if data.measured else table_1991.STAND_IN
     for experts in (4, 8):
         mixtures = [train(data, experts, seed=seed) for seed in seeds]
@@ -224,12 +223,12 @@ def large_logits(result: Switch) -> pd.DataFrame:
     for offset in OFFSETS:
         short = (logits + offset).bfloat16().float()
         moved = (short.softmax(-1) - logits.softmax(-1)).abs().max()
-        left = [_descended(logits.double(), chosen, float(offset), weight) for weight in (0.0, Z_WEIGHT)]
+        left = [_descend(logits.double(), chosen, float(offset), weight) for weight in (0.0, Z_WEIGHT)]
         rows.append((offset, float((short.argmax(-1) != chosen).float().mean()), float(moved), *left))
     return pd.DataFrame(rows, columns=["offset", "changed", "rounded", "without", "with_z_loss"])
 
 
-def _descended(logits: torch.Tensor, chosen: torch.Tensor, offset: float, weight: float) -> float:
+def _descend(logits: torch.Tensor, chosen: torch.Tensor, offset: float, weight: float) -> float:
     left = torch.tensor(offset, dtype=torch.float64, requires_grad=True)
     for _ in range(DESCENT):
         seen = logits + left

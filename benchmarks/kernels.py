@@ -311,7 +311,7 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="WORDS", help="cases whose names have these words in them")
     arguments = parser.parse_args(given)
     if not torch.cuda.is_available():
-        sys.exit("benchmarks.kernels measures a CUDA GPU, and there is none here.")
+        sys.exit("benchmarks.kernels measures a CUDA GPU, which this machine does not have.")
     about = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
     before = read_lines(arguments.lines) if arguments.lines else []
     copy = next((row["copy"] for row in before if "copy" in row), None) or bandwidth(20)

@@ -1,6 +1,6 @@
 """The cost of a model of a real size: peak memory and CPU time to load it and trace a text, next to transformers.
 
-    python -m benchmarks.real_size NAME [FOLDER] [--layers N] [--rounds N] [--tokens N]
+    python -m benchmarks.real_size NAME [FOLDER] [--layers N] [--rounds N] [--tokens N] [--ways WAY,WAY]
 
 NAME is one of `NAMES`. A checkpoint with the published configuration and random weights is written into FOLDER, layer
 by layer, unless it is there; it is yours to remove. Then two ways take turns, each in a process of its own, on one
@@ -8,6 +8,7 @@ thread: both load the model and run one forward of the text.
 
     plain    transformers, without moeviz
     moeviz   load_model and trace, without the check against what experts receive; its CPU time is measured after that
+    disk     the same with layers that stay on the disk (into FOLDER-offloaded, if need be), by --ways disk
 
 Printed are the medians, and their ratio. Imports are outside the clock, and the memory that they take is in both.
 """
@@ -94,7 +95,6 @@ def write(folder: Path, config: PreTrainedConfig) -> None:
 
 
 def _in_layers(model: PreTrainedModel) -> Iterator[list[str]]:
-    """Yield the names of the tensors of each layer, and of those before and after the layers."""
     keys = (key for key in model.state_dict() if key not in model.all_tied_weights_keys)
     for _, group in groupby(keys, lambda key: (found := LAYER_INDEX.search(key)) and found[1]):
         yield list(group)
@@ -127,7 +127,8 @@ def spent(folder: str, way: str, tokens: int) -> Figures:
     text = " ".join(text for _, text in texts_that_ship())
     words = AutoTokenizer.from_pretrained(folder)
     text = words.decode(words(text[: 16 * tokens])["input_ids"][:tokens], skip_special_tokens=True)
-    load, run = {"plain": (_plain, _forward), "moeviz": (moeviz.load_model, _trace)}[way]
+    on_disk = partial(moeviz.load_model, device_map="disk", offload_folder=f"{folder}-offloaded")
+    load, run = {"plain": (_plain, _forward), "moeviz": (moeviz.load_model, _trace), "disk": (on_disk, _trace)}[way]
     start = time.process_time()
     model = load(folder)
     loaded = time.process_time()
@@ -139,7 +140,7 @@ def spent(folder: str, way: str, tokens: int) -> Figures:
         "both, CPU s": ran - start,
         "peak, GB": peak_mb() / 1e3,
     }
-    if way == "moeviz":
+    if way != "plain":
         checked(prepare(model, CaptureRequest((text,)), None))
         found["check, CPU s"] = time.process_time() - ran
     return found
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, metavar="N", help="fewer layers than the model has")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds after the first (default 5)")
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--ways", default="plain,moeviz", help="which take turns (default plain,moeviz)")
     parser.add_argument("--way", help=argparse.SUPPRESS)  # measure this one, in this process
     given = parser.parse_args()
     if given.way:
@@ -185,11 +187,12 @@ def main() -> None:
         config = NAMES[given.name]()
         config.num_hidden_layers = given.layers or config.num_hidden_layers
         write(folder.absolute(), config)
-    ways = {way: partial(in_a_process, folder, way, given.tokens) for way in ("plain", "moeviz")}
+    ways = {way: partial(in_a_process, folder, way, given.tokens) for way in given.ways.split(",")}
     found = take_turns(ways, given.rounds)
     print(f"torch {torch.__version__}, 1 thread, {given.rounds} rounds, {given.tokens} tokens\n{compared(found)}")
-    for what, plain in found["plain"].items():
-        print(f"{what}: {statistics.median(found['moeviz'][what]) / statistics.median(plain):.3f} times plain")
+    for way, figures in found.items():
+        for what, plain in found.get("plain", {}).items():
+            print(f"{way}, {what}: {statistics.median(figures[what]) / statistics.median(plain):.3f} times plain")
 
 
 if __name__ == "__main__":

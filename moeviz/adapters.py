@@ -60,7 +60,7 @@ def register(
         try:
             return function(*given)
         except Exception as error:
-            raise CaptureError(f"The adapter of {quoted(name)} raised {_named(error)}") from error
+            raise CaptureError(f"The adapter of {quoted(name)} raised {_name_error(error)}") from error
 
     ways: dict[str, Any] = {"top_k": top_k, "num_experts": num_experts, "factor": factor}
     ROUTER_ADAPTERS[name] = RouterAdapter(
@@ -86,7 +86,7 @@ def run_file(path: str) -> None:
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # a stranger to us, `sys.exit` included
-        raise CaptureError(f"The adapter {quoted(path)} raised {_named(error)}") from error
+        raise CaptureError(f"The adapter {quoted(path)} raised {_name_error(error)}") from error
     if before == ROUTER_ADAPTERS:
         raise CaptureError(
             f"{quoted(path)} registers no adapter. Call moeviz.adapters.register in it, with the class of the router "
@@ -94,7 +94,7 @@ def run_file(path: str) -> None:
         )
 
 
-def _named(error: BaseException) -> str:
+def _name_error(error: BaseException) -> str:
     """Return an error as the end of a sentence: its class, its line, and where it was raised."""
     line = cut(" ".join(str(error).split()), 200).rstrip(".")
     places = extract_tb(error.__traceback__)

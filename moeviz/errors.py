@@ -8,7 +8,21 @@
     - NotSaid       a file of another program leaves out what a person knows
     - DamagedShard  a shard of a dataset is not what was written
   + MissingField    this trace lacks what a metric needs
+
+`StopReading` is raised by those who call moeviz.
 """
+
+
+class StopReading(Exception):
+    """Raise it in a `progress` function: what reads texts then goes on with those that it has read so far.
+
+    >>> import moeviz
+    >>> def enough(done, total):
+    ...     raise moeviz.errors.StopReading
+    >>> trace = moeviz.trace_corpus("embedded", [("sum", "12 + 7"), ("sum", "3 + 4")], progress=enough)
+    >>> int(trace.tokens["sequence"].nunique())
+    1
+    """
 
 
 class MoevizError(Exception):

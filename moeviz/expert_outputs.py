@@ -45,8 +45,8 @@ class ExpertOutputs:
             low, high = (-1.001, 1.001) if name in ("cosine", "residual") else (0, np.inf)
             if values.shape != self.norm.shape or not np.isfinite(values).all():
                 raise InvalidTrace(
-                    f"The {name} of the experts' outputs has another shape than their norm, or is no number somewhere. "
-                    "Record the trace again."
+                    f"The {name} of the experts' outputs has another shape than their norm, or is not a number "
+                    "somewhere. Record the trace again."
                 )
             if ((values < low) | (values > high)).any():
                 raise InvalidTrace(

@@ -80,7 +80,7 @@ class _Reader:
         return int(size)
 
     def value(self, kind: int) -> Value | None:
-        """The next value; None for a list that is not kept."""
+        """Return the next value; None for a list that is not kept."""
         if kind == TEXT:
             return self.text()
         if kind == ARRAY:
@@ -101,7 +101,7 @@ class _Reader:
 
 
 def from_gguf(data: bytes | mmap) -> Gguf:
-    """The header of a GGUF file, version 2 or 3. Raises `InvalidTrace` where it makes no sense."""
+    """The header of a GGUF file, version 2 or 3. Raises `InvalidTrace` if it makes no sense."""
     reader = _Reader(data)
     try:
         version, tensors, keys = reader.values("IQQ")
@@ -125,13 +125,15 @@ def from_gguf(data: bytes | mmap) -> Gguf:
 def is_a_model(path: str | Path) -> bool:
     """Return whether a file is a model in GGUF: named .gguf, and not an importance matrix, which is named so too.
 
-    Raises `InvalidTrace` where its header makes no sense, and `OSError` where it cannot be read.
+    Raises `InvalidTrace` if its header makes no sense, and `OSError` where it cannot be read.
     """
     if not str(path).lower().endswith(".gguf"):
         return False
     with Path(path).open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise InvalidTrace(f"{quoted(str(path))} is called a GGUF file, and is none. Make it or download it again.")
+            raise InvalidTrace(
+                f"{quoted(str(path))} is called a GGUF file, but is not one. Make it or download it again."
+            )
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             return from_gguf(data).facts.get("general.type") != "imatrix"
 

@@ -23,7 +23,7 @@ def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
     """
     pairs = []
     for path, data in ((PurePath(name), data) for name, data in files):
-        text, label = _decoded(data, path), _label(path)
+        text, label = _decode(data, path), _label(path)
         read = {".jsonl": _texts_of_lines, ".csv": _texts_of_rows, ".tsv": _texts_of_rows}.get(path.suffix.lower())
         pairs += [(label, text)] if read is None else read(text, path, label)
     return pairs
@@ -42,7 +42,7 @@ def _label(path: PurePath) -> str:
     return path.stem
 
 
-def _decoded(data: bytes, path: PurePath) -> str:
+def _decode(data: bytes, path: PurePath) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -100,7 +100,7 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
     said = folder / "said.txt"
     try:
         write_trace(trace, folder / "trace.npz")
-        running = RunningApp(own_address(port), _started(folder, port, browser, said), folder)
+        running = RunningApp(own_address(port), _start(folder, port, browser, said), folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -112,7 +112,7 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
     return running
 
 
-def _started(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "moeviz", "app", str(folder / "trace.npz"), "--port", str(port)]
     command += [] if browser else ["--no-browser"]
     token = asked_token()  # passed on, since it may not be on disk

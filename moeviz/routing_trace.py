@@ -20,6 +20,7 @@ from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.expert_outputs import ExpertOutputs
+from moeviz.image_tokens import BOX, TraceImage, check_image_tokens
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
 
@@ -47,8 +48,10 @@ class RoutingTrace:
     tokens    T rows. `sequence` int32 · `position` int32, from 0 in each sequence, padding not counted ·
               `token_id` int32, NO_TOKEN_ID if unknown · `text` str, exact, except that a token which holds only a
               part of a character reads `⟨é 1/2⟩` · `phase` prompt or generated. Optional: `label`, a class such as a
-              domain, and `segment`, the part of a chat, as "user" or "answer". Padding, and the last sampled token
-              (it never went through a router), are not here.
+              domain; in a chat, `segment`, as "user" or "answer"; with images, `IMAGE_COLUMNS`: `kind` text, image or
+              mark · `image` its number, -1 for text · `view` whole, tile or overview · `x0`, `y0`, `x1`, `y1` the box
+              in pixels, NaN if unknown. Padding, and the last sampled token (it never went through a router), are
+              not here.
     experts   ids, highest weight first (or in an unknown order, where `model.slot_order` says so) · NO_EXPERT = empty
               slot · NOT_RECORDED = the source does not say; then it says so of all slots of that token at that layer.
     weights   the factor on that expert's output as the model applies it: after renormalising and scaling. They need
@@ -57,6 +60,7 @@ class RoutingTrace:
               where any token is not recorded.
     next_tokens  the five likeliest tokens after each token, and after each layer: see `NextTokens`. Recorded by choice.
     outputs   what each expert put out for each token, in figures: see `ExpertOutputs`. Recorded by choice.
+    images    size and SHA-256 of each image of the prompt: see `TraceImage`. Pixels are not kept.
 
     Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
 
@@ -73,10 +77,12 @@ class RoutingTrace:
     logits: Float32[np.ndarray, "L T E"] | None = None
     next_tokens: NextTokens | None = None
     outputs: ExpertOutputs | None = None
+    images: tuple[TraceImage, ...] = ()
 
     def __post_init__(self) -> None:
         _check_shapes(self)
         _check_tokens(self.tokens)
+        check_image_tokens(self.tokens, self.images)
         _check_values(self)
 
     def __repr__(self) -> str:
@@ -234,7 +240,8 @@ class RoutingTrace:
         tokens_kept = self.tokens.iloc[rows].reset_index(drop=True)
         following = None if self.next_tokens is None else self.next_tokens.select(kept, rows)
         outputs = None if self.outputs is None else self.outputs.select(kept, rows)
-        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits, following, outputs)
+        experts = self.experts[kept][:, rows]
+        return RoutingTrace(model, tokens_kept, experts, weights, logits, following, outputs, self.images)
 
     @property
     def plot(self) -> Any:
@@ -249,6 +256,7 @@ class RoutingTrace:
         return (
             self.model == other.model
             and self.tokens.equals(other.tokens)
+            and self.images == other.images
             and all(_same(getattr(self, f), getattr(other, f)) for f in ARRAYS)
             and _same_part(self.next_tokens, other.next_tokens)
             and _same_part(self.outputs, other.outputs)
@@ -360,7 +368,7 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
             raise InvalidTrace(f"The tokens have no column {column!r}; they need {', '.join(TOKEN_COLUMNS)}.")
         if tokens[column].dtype != kind:
             raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
-    if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub"):
+    if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub" and name not in BOX):
         raise InvalidTrace(
             "A token has no text, no phase, no label or no segment. An empty string is allowed, a missing value is not."
         )

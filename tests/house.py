@@ -32,7 +32,7 @@ WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
     "moeviz._lazy moeviz.errors moeviz.claims moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
-    "moeviz.expert_outputs moeviz.next_tokens moeviz.routing_trace"
+    "moeviz.expert_outputs moeviz.image_tokens moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
@@ -147,9 +147,10 @@ MAY_IMPORT = {
     f"moeviz.testing {INERT}",
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
-    "moeviz.next_tokens moeviz._viewers",
+    "moeviz.image_tokens moeviz.next_tokens moeviz._viewers",
     "moeviz/next_tokens.py": "moeviz.errors",
     "moeviz/expert_outputs.py": "moeviz.errors",
+    "moeviz/image_tokens.py": "moeviz.errors",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.text",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",

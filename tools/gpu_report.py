@@ -137,7 +137,7 @@ def benchmark(rounds: int, lines: Path, over: float | None = None) -> int:
 
 
 def measured(lines: Path) -> dict[str, Any] | None:
-    """The figures that the benchmark has written so far; None where it has none."""
+    """The figures that the benchmark has written so far; None if it has none."""
     first, *results = read_lines(lines) or [{}]
     return {"goals": GOALS} | first | {"results": results} if results else None
 

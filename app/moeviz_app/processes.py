@@ -166,7 +166,7 @@ class FirstProcess:
                     return self.forked, forked
                 for key, _ in self.selector.select(PAUSE if self.begun or any(self.waiting) else 1.0):
                     if isinstance(key.data, int):
-                        self._ended(key.data)
+                        self._replace_process(key.data)
                     else:
                         key.data(key.fileobj)
                 for connection in list(self.begun):
@@ -197,7 +197,7 @@ class FirstProcess:
             handing.setblocking(False)
             process = self.processes[number] = _Process(pid, handing)
             self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, number)
-            self.selector.register(handing, selectors.EVENT_READ, lambda _handing: self._hear(process))
+            self.selector.register(handing, selectors.EVENT_READ, lambda _handing: self._read_messages(process))
             self.forked += 1
             return None
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
@@ -292,7 +292,7 @@ class FirstProcess:
         if sum(map(len, waiting.values())) <= MOST_SILENT:
             return
         for visitor, line in [*waiting.items()]:
-            gone = {*_gone(line)}
+            gone = {*_closed_connections(line)}
             for connection in gone:
                 connection.close()
             waiting[visitor] = deque(each for each in line if each not in gone)
@@ -341,7 +341,7 @@ class FirstProcess:
             with suppress(OSError):  # it has a long queue to look at, and if it never looks, that counts as no answer
                 process.handing.send(QUESTION)
 
-    def _hear(self, process: _Process) -> None:
+    def _read_messages(self, process: _Process) -> None:
         """Read a process's messages: that it serves, an answer, or that it ends."""
         if process.handing.fileno() < 0:  # it was replaced since the selector looked
             return
@@ -355,14 +355,14 @@ class FirstProcess:
         if words[-1:] != SERVES:
             process.ready, process.asked, process.answered = words[-1:] == READY, None, time.monotonic()
 
-    def _ended(self, number: int) -> None:
+    def _replace_process(self, number: int) -> None:
         """Clear up after a process that has ended, and fork a replacement, or end with a sentence."""
         process = self.processes[number]
         assert process is not None
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
         for key in list(self.selector.get_map().values()):
             if key.fileobj is process.handing:
-                self._hear(process)
+                self._read_messages(process)
                 with suppress(KeyError):
                     self.selector.unregister(process.handing)
             elif key.data == number and isinstance(key.data, int):
@@ -409,8 +409,7 @@ def _one_too_many(held: Mapping[socket.socket, str]) -> socket.socket:
     return next(connection for connection, network in held.items() if network == most)
 
 
-def _gone(connections: Collection[socket.socket]) -> Iterator[socket.socket]:
-    """Yield the connections whose other end has closed them."""
+def _closed_connections(connections: Collection[socket.socket]) -> Iterator[socket.socket]:
     poll = select.poll()
     by_number = {connection.fileno(): connection for connection in connections}
     for number in by_number:

@@ -31,6 +31,9 @@ HIGHEST_SEED = 2**31 - 1
 FILE = "moeviz.toml"
 PRIVATE, TEAM, PUBLIC = "private", "team", "public"
 WAYS = (PRIVATE, TEAM, PUBLIC)
+MOST_IMAGES = 4  # of one prompt
+IMAGE_MB = {PRIVATE: 32, TEAM: 16, PUBLIC: 4}
+MOST_PIXELS = {PRIVATE: 50_000_000, TEAM: 25_000_000, PUBLIC: 6_000_000}  # of one image
 SHORTEST_TOKEN = 16  # characters
 PROCESS = "MOEVIZ_PROCESS"  # set in each of several processes: how many were forked before it
 OF_ALL = (  # what all visitors together may have
@@ -219,7 +222,7 @@ def _why_one_process(settings: Settings) -> str:
     if settings.serve == PRIVATE:
         return "one's own app is one process. Serve a team or strangers (moeviz app --team, --public), or leave it out."
     if not settings.prompts_in_links:
-        return "each process would know its own short links alone: MOEVIZ_PROMPTS_IN_LINKS must be 1 then."
+        return "each process would know only its own short links: MOEVIZ_PROMPTS_IN_LINKS must be 1 then."
     return ""
 
 
@@ -248,7 +251,7 @@ def _from_file(file: Mapping[str, Any]) -> dict[str, str]:
     """Return a file's settings as environment variables. It cannot set for whom the app is served."""
     names = {_variable(row.name).removeprefix("MOEVIZ_").lower() for row in fields(Settings)} - {"serve"}
     if unknown := sorted(file.keys() - names):
-        raise ValueError(f"{FILE} has {unknown[0]!r}, which is no setting; there are {', '.join(sorted(names))}.")
+        raise ValueError(f"{FILE} has {unknown[0]!r}, which is not a setting; there are {', '.join(sorted(names))}.")
     return {f"MOEVIZ_{name.upper()}": _as_text(value, "\n" if name == "open" else ",") for name, value in file.items()}
 
 

@@ -243,6 +243,7 @@ def glossary() -> str:
 EXTRAS = {
     "app": "the app in a browser",
     "notebook": "`moeviz.view` and the kernel of a notebook",
+    "images": "images in prompts, for models that take them",
     "report": "HTML reports, and charts as SVG",
     "gguf": "GGUF models, in llama.cpp",
     "mlx": "models of mlx-lm",

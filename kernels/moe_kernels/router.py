@@ -135,7 +135,6 @@ def _weigh(
 
 @triton.jit
 def _load(row_ptr, bias_ptr, expert, live, in_e, HAS_BIAS: tl.constexpr):
-    """Load logits and selection bias of experts."""
     x = tl.load(row_ptr + expert, mask=live & in_e, other=float("-inf")).to(tl.float32)
     return x, tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
 

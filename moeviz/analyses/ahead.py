@@ -1,8 +1,8 @@
 """A later layer's router run early: what it would choose by the hidden state that is already there.
 
 When the router of one MoE layer runs, the residual stream still lacks what this layer's experts, and everything up to
-the next router, will add. The next router reads it all the same, through its own norm. Nobody is told before it is
-seen that a router reads a norm of the stream: the norm's answer must be what the router is given, to the bit.
+the next router, will add. The next router reads it all the same, through its own norm. Nothing is reported before it
+is certain that a router reads a norm of the stream: the norm's answer must be what the router is given, to the bit.
 
 Letters: L layers, T tokens, E experts, D numbers of the stream.
 """
@@ -53,7 +53,7 @@ def trace_ahead(
     The router of a layer is given the residual stream as it was before the router of an earlier MoE layer, through its
     own layer's norm. A router that looks experts up by token id answers as ever.
 
-    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     layers_ahead  how many MoE layers early, each from 1 on; by default one.
     progress   called with (done, total) after each text. Raise in it to stop.
 
@@ -80,18 +80,16 @@ def trace_ahead(
     for done, text in enumerate(texts, start=1):
         stretches = fitting_stretches(model, text, tokens)
         for stretch in stretches if tokens is None else stretches[:1]:
-            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence of its own: not to be heard
+            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence that must not be recorded
             with listener.listening() as heard:
                 traces.append(trace(model, stretch, kernels=False, keep_logits=False))
-            ranked.append(_padded(heard, routers, len(traces[-1].tokens), layers_ahead))
+            ranked.append(_pad(heard, routers, len(traces[-1].tokens), layers_ahead))
         if progress is not None:
             progress(done, len(texts))
     return joined(traces), np.concatenate(ranked, axis=2)
 
 
-def _padded(
-    heard: Sequence["_Heard"], routers: Sequence[Router], tokens: int, layers_ahead: Sequence[int]
-) -> np.ndarray:
+def _pad(heard: Sequence["_Heard"], routers: Sequence[Router], tokens: int, layers_ahead: Sequence[int]) -> np.ndarray:
     most = max(router.num_experts for router in routers)
     found = np.full((len(layers_ahead), len(routers), tokens, most), NONE, np.int16)
     for row, of_layer in enumerate(heard):
@@ -142,10 +140,10 @@ class _Listener:
                 for part in layer.children():
                     if "norm" in type(part).__name__.lower():
                         listen(part, partial(_note_norm, heard[row], part))
-                listen(router.module, partial(self._routed, heard, row))
+                listen(router.module, partial(self._route_early, heard, row))
             yield heard
 
-    def _routed(
+    def _route_early(
         self, heard: list[_Heard], row: int, given: tuple[Any, ...], named: dict[str, Any], answer: Any
     ) -> None:
         """Find the norm that the router read, and run the router on the stream of the layer before."""
@@ -163,7 +161,7 @@ class _Listener:
             early = own_forward(norm)(before.to(here.stream.device)).reshape(hidden.shape).to(hidden.dtype)
             args = (early, *given[1:]) if given else ()
             kwargs = named if given else {**named, next(iter(named)): early}
-            ranked = _ranked(router, args, kwargs, own_forward(router.module)(*args, **kwargs))
+            ranked = _rank(router, args, kwargs, own_forward(router.module)(*args, **kwargs))
             here.ranked.setdefault(layers, []).append(ranked)
 
 
@@ -177,8 +175,8 @@ def _same(answer: Tensor, given: Any) -> bool:
     return isinstance(given, Tensor) and answer.numel() == given.numel() and torch.equal(answer.view_as(given), given)
 
 
-def _ranked(router: Router, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> np.ndarray:
-    """(T, E) the experts that compute: those of the answer first, then the others by the router's ranks."""
+def _rank(router: Router, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> np.ndarray:
+    """Return (T, E) the experts that compute: those of the answer first, then the others by the router's ranks."""
     decided: tuple[Any, ...] = router.decided((*args, *kwargs.values()), answer)
     logits, _, chosen = (None if part is None else part.detach().reshape(-1, part.shape[-1]) for part in decided)
     assert chosen is not None, "a router says which experts it chooses"

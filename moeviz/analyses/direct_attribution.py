@@ -76,9 +76,9 @@ def direct_attribution(
 
     Attention is whatever mixes tokens; experts are their whole block, with shared ones; bias is that of the norm and
     of the router; rounding is what half precision leaves over, at most 0.1 of the largest logit. Logits are those
-    before a balancing bias, which some families add for the choice alone.
+    before a balancing bias, which some families add only for the choice.
 
-    Raises `CaptureError` where the parts do not add up to the logits, as with norms or factors on what layers write,
+    Raises `CaptureError` if the parts do not add up to the logits, as with norms or factors on what layers write,
     and for a layer that is not there; `InvalidPrompt` for a token that is not there; and what `trace` raises.
 
     >>> import moeviz
@@ -114,7 +114,7 @@ def attributed(
         for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
             stack.enter_context(block)
         routers = find_routers(run.model, request.site)
-        heard = stack.enter_context(_stream_heard(run, routers, token))  # first: the recorder's hooks must be the last
+        heard = stack.enter_context(_record_stream(run, routers, token))  # first: the recorder's hooks must be the last
         recording = stack.enter_context(recording_hooks(run.model, keep_logits=True, site=request.site))
         run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
     trace = assemble(recording, run, no_generated_tokens(run.batch))
@@ -150,19 +150,17 @@ class _LayerStream:
     scale: float = 1.0  # by which the layer multiplies what a child answers, before it adds it (Granite)
 
     def began(self, read: Tensor | None, _: Tensor | None) -> None:
-        """Note what the layer reads."""
         if read is not None:
             self.before.append(read)
 
     def ended(self, _: Tensor | None, answered: Tensor | None) -> None:
-        """Note what the layer answers."""
         if answered is not None:
             self.after.append(answered)
 
     def child_ended(
         self, name: str, child: nn.Module, routes: bool, read: Tensor | None, answered: Tensor | None
     ) -> None:
-        """Note what a child wrote, or a norm answered."""
+        """Note a child's output, or a norm's."""
         kind = type(child).__name__.lower()
         if answered is None or isinstance(child, nn.Dropout | nn.Identity):
             return
@@ -172,13 +170,13 @@ class _LayerStream:
             self.norms.append((child, read, answered))
 
     def router_began(self, read: Tensor | None, _: Tensor | None) -> None:
-        """Note what the router reads, and how many children had written by then."""
+        """Note the router's input, and the number of children that had written by then."""
         self.given, self.wrote = read, len(self.written)
 
 
 @contextmanager
-def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
-    """Inside the block: what each layer up to the last router's reads, writes and answers at a token."""
+def _record_stream(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
+    """Record in this block what each layer up to the last router's reads, writes and returns at a token."""
     modules = layers_of(run.model, routers)
     if run.model.config.is_encoder_decoder or modules is None:
         raise _cannot(run, "they are not all in the layers of one decoder")
@@ -190,7 +188,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
     routing = {router.module for site in router_sites(run.model) for router in find_routers(run.model, site)}
     shape = run.batch.input_ids.numel(), config.hidden_size
     with ExitStack() as stack:
-        listen = partial(_listen, stack, shape, token)
+        listen = partial(_note_calls, stack, shape, token)
         for layer, module in zip(heard, modules, strict=False):
             listen(module, layer.began, before=True)
             listen(module, layer.ended)
@@ -201,7 +199,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         yield heard
 
 
-def _listen(
+def _note_calls(
     stack: ExitStack,
     shape: tuple[int, int],
     token: int,
@@ -210,10 +208,10 @@ def _listen(
     *,
     before: bool = False,
 ) -> None:
-    """Note the token's rows of what a module reads and answers in this thread, until the stack is closed.
+    """Note the token's rows of a module's input and output in this thread, until the stack is closed.
 
     shape   of the stream: tokens, and numbers of each.
-    note    gets None in place of a row of what is not of that shape; `before` the module runs, of its answer too.
+    note gets None instead of a row of another shape; `before` the module runs, of its answer too.
     """
     thread = get_ident()
 
@@ -232,7 +230,7 @@ def _listen(
 
 
 def _kind(name: str, routes: bool) -> str:
-    """Tell attention, experts and MLP apart, by the name of a module's class and whether it has routers."""
+    """Distinguish attention, experts and MLP by the name of a module's class and whether it has routers."""
     if "attention" in name:  # some choose experts of their own
         return ATTENTION
     return EXPERTS if routes else MLP if "mlp" in name or "feedforward" in name else ATTENTION
@@ -247,7 +245,7 @@ class _Part(NamedTuple):
 
 
 def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence[_LayerStream]) -> list[list[_Part]]:
-    """The embedding, and what each layer wrote; each layer must have added that and nothing else."""
+    """Return the embedding, and what each layer wrote; each layer must have added that and nothing else."""
     parts: list[list[_Part]] = []
     blocks = {router.layer for router in routers}
     for index, layer in enumerate(heard):
@@ -267,7 +265,7 @@ def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence
 
 
 def _is_sum(whole: Tensor, parts: Sequence[Tensor]) -> bool:
-    """Whether a row is the sum of others, but for how each addition in its dtype is rounded."""
+    """Return whether a row is the sum of others, except for rounding in its dtype at each addition."""
     eps = max(torch.finfo(part.dtype).eps for part in (whole, *parts))
     every = torch.stack([part.double() for part in parts])
     return bool(((whole.double() - every.sum(0)).abs() <= len(parts) * eps * every.abs().sum(0)).all())
@@ -281,7 +279,7 @@ def _frame(
     logits: np.ndarray,
     chosen: np.ndarray,
 ) -> pd.DataFrame:
-    """The rows of one router: `logits` (E,) as they were recorded, `chosen` its experts by slot."""
+    """Return the rows of one router: `logits` (E,) as recorded, `chosen` its experts by slot."""
     given = layer.given
     norm = None if given is None else _frozen_norm(layer, given)
     if given is None or norm is None:
@@ -296,7 +294,7 @@ def _frame(
         named.append((BIAS, NONE, fixed))
     half = any(part.dtype.itemsize < 4 for part in (given, weight))
     values, names = np.stack([part.numpy() for *_, part in named]), [(name, of) for name, of, _ in named]
-    left = _left_over(run, router.layer, values.sum(0), logits, half)
+    left = _remainder(run, router.layer, values.sum(0), logits, half)
     if half:
         names, values = [*names, (ROUNDING, NONE)], np.concatenate([values, left[None]])
     E = len(logits)
@@ -316,8 +314,8 @@ def _frame(
     )
 
 
-def _left_over(run: ModelInput, layer: int, parts: np.ndarray, logits: np.ndarray, half: bool) -> np.ndarray:
-    """Return the logits less the sum of their parts, (E,) each. Raises `CaptureError` where that is not rounding."""
+def _remainder(run: ModelInput, layer: int, parts: np.ndarray, logits: np.ndarray, half: bool) -> np.ndarray:
+    """Return the logits less the sum of their parts, (E,) each. Raises `CaptureError` for more than rounding."""
     left: np.ndarray = logits - parts
     most = np.abs(logits).max()
     if not np.abs(left).max() <= (MOST_ROUNDING if half else CLOSE) * most:
@@ -338,12 +336,12 @@ class _Norm(NamedTuple):
     own: int  # how many parts of the router's own layer it reads
 
     def of(self, row: Tensor) -> Tensor:
-        """A part of the stream through it, without the bias."""
+        """Pass a part of the stream through it, without the bias."""
         return self.weight * (row - row.mean() if self.centred else row)
 
 
 def _frozen_norm(layer: _LayerStream, given: Tensor) -> _Norm | None:
-    """Find the norm whose answer the router was given; None where that was something else.
+    """Find the norm whose output the router was given; None if it was something else.
 
     A norm multiplies what it reads by weights and by one number, some after taking the mean away; two vectors of mean 0
     and square 1 tell the weights and the bias.

@@ -30,7 +30,7 @@ SAFETENSORS = {
 }  # fmt: skip
 # One of a layer's tensors, by what stands before the layer's number and behind it.
 IN_LAYER = re.compile(r"(.*?(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.)(\d{1,5})\.(.+)")
-# What a tensor's name ends in says how it is stored, or what it is to another tensor.
+# The ending of a tensor's name gives how it is stored, or what it is to another tensor.
 SUFFIX = re.compile(
     r"(?:\.(weight|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|SCB|qweight|bias)"
     r"|_(scale_inv|blocks|scales|bias))$"
@@ -39,7 +39,7 @@ ALONE = re.compile(r"(?:.*\.)?experts\.(?:expert_)?(\d{1,5})\.(?:\w+\.)*?(\w+)")
 FUSED = re.compile(r"(?:(?:.*\.)?experts\.|(?:block_sparse_moe|mlp|moe)\.(?=(?:in|out)put_linear$))(?:\w+\.)*?(\w+)")
 DENSE = re.compile(r"(?:mlp|feed_forward|ffn)\.(\w+)")
 GGUF = re.compile(r"ffn_(gate|up|down|gate_up)(_exps)?(?:\.(\d{1,5}))?")
-# What a matrix of an expert does, by its name. Of a gated expert down(act(gate(x)) * up(x)).
+# The role of an expert's matrix, by its name. A gated expert is down(act(gate(x)) * up(x)).
 ROLES = {
     "gate_proj": "gate", "w1": "gate", "wi_0": "gate",
     "up_proj": "up", "w3": "up", "v1": "up", "wi_1": "up", "wi": "up", "fc1": "up",
@@ -64,13 +64,13 @@ class StoredTensor:
 
     @property
     def kind(self) -> NumberFormat:
-        """How its numbers are stored."""
+        """The format in which its numbers are stored."""
         return FORMATS[self.format]
 
     def rows(self, first: int, count: int) -> np.ndarray:
         """(count, last axis) numbers in float32; all axes but the last one count as rows.
 
-        Raises `ModelNotFound` where the file is shorter than it was.
+        Raises `ModelNotFound` if the file is shorter than it was.
         """
         width = self.shape[-1] if self.shape else 1
         size = width // self.kind.block * self.kind.block_bytes
@@ -88,7 +88,7 @@ class StoredTensor:
         return self.block or (-(-height // tall), -(-width // wide))
 
     def _spread(self, scale: "StoredTensor", first: int, count: int) -> np.ndarray:
-        """(count, width) or (count, 1): the scale of each number of these rows."""
+        """Return (count, width) or (count, 1): the scale of each number of these rows."""
         shape = scale.shape
         if prod(shape) == 1:
             return scale.rows(0, 1)
@@ -144,7 +144,7 @@ class ExpertFiles:
 
     @property
     def is_dense(self) -> bool:
-        """True where its experts are the MLPs of a dense model."""
+        """True if its experts are the MLPs of a dense model."""
         return all(list(experts) == [DENSE_MLP] for experts in self.layers.values())
 
     @cached_property
@@ -161,14 +161,14 @@ class ExpertFiles:
 def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     """Find the experts in the weights of a checkpoint: one of our own models' name, a folder, or a file.
 
-    Of a dense model, each layer's MLP is one expert, number -1. Of several stacks of layers, the one of the name
-    `stack` is taken, or else that with most experts.
+    In a dense model, each layer's MLP is one expert, number -1. Among several stacks of layers, the one named
+    `stack` is taken, or else the one with most experts.
 
-    Raises `ModelNotFound` where there is none, or it is damaged or pickled; `CaptureError` where it has neither
-    experts nor MLPs by names that are known, or stores them in a way that is not read.
+    Raises `ModelNotFound` if there is none, or it is damaged or pickled; `CaptureError` if it has neither experts
+    nor MLPs under known names, or stores them in a format that is not read.
     """
     tensors = _tensors(name)
-    stacks, dense = _found(name, tensors)
+    stacks, dense = _find_experts(name, tensors)
     if not (stacks := stacks or dense):
         raise CaptureError(
             f"{quoted(name)} has neither experts nor MLPs by any name that moeviz knows, among {len(tensors):,} "
@@ -187,7 +187,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     if count > MAX_ALL_EXPERTS:
         raise CaptureError(f"{quoted(name)} has {count:,} experts, and at most {MAX_ALL_EXPERTS:,} are compared.")
     if max(max(experts) for experts in layers.values()) > MAX_EXPERTS:
-        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and none has so many in a layer.")
+        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and no layer has that many.")
     hidden = {expert["down"].shape[0] for experts in layers.values() for expert in experts.values()}
     if len(hidden) > 1:
         raise CaptureError(f"The experts of {quoted(name)} write vectors of different sizes: {sorted(hidden)}.")
@@ -212,7 +212,7 @@ def _tensors(name: str) -> dict[str, StoredTensor]:
     except OSError as error:
         raise ModelNotFound(f"{quoted(name)} cannot be opened: {error.strerror}.") from error
     if path.suffix.lower() in PICKLED:
-        raise _pickled(name)
+        raise _pickle_error(name)
     if not there:
         raise ModelNotFound(
             f"There is no checkpoint at {quoted(name)} on this machine. Give a folder with .safetensors files, one "
@@ -220,10 +220,10 @@ def _tensors(name: str) -> dict[str, StoredTensor]:
         )
     if path.suffix.lower() == ".gguf":
         return _of_gguf(name)
-    return _resolved(_of_file(path), {})
+    return _resolve_scales(_of_file(path), {})
 
 
-def _pickled(name: str) -> ModelNotFound:
+def _pickle_error(name: str) -> ModelNotFound:
     return ModelNotFound(
         f"{quoted(name)} holds pickled weights, which can run code when they are read, so moeviz does not. Save the "
         "model as safetensors (save_pretrained does)."
@@ -234,7 +234,7 @@ def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
     names = indexed_files(name, folder) or sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
         if any(path.suffix.lower() in PICKLED for path in folder.iterdir()):
-            raise _pickled(name)
+            raise _pickle_error(name)
         raise ModelNotFound(
             f"The folder {quoted(name)} has no .safetensors file. Give the folder that save_pretrained wrote, or the "
             "path of a .gguf file."
@@ -244,7 +244,7 @@ def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
         if not (folder / file).is_file():
             raise ModelNotFound(f"{quoted(name)} lacks {quoted(file)}, which its index names. Download it again.")
         found |= _of_file(folder / file)
-    return _resolved(found, _config(folder))
+    return _resolve_scales(found, _config(folder))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -273,8 +273,8 @@ def _of_gguf(name: str) -> dict[str, StoredTensor]:
     }
 
 
-def _resolved(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Each weight by the name of its module, with its scales; biases stay beside them, as NAME_bias."""
+def _resolve_scales(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Map each weight, with its scales, by the name of its module; biases are next to them, as NAME_bias."""
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = SUFFIX.search(name)
@@ -284,14 +284,14 @@ def _resolved(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) ->
         if "bias" in parts:
             found[f"{module}_bias"] = parts["bias"]
         if weight := parts.get("weight"):
-            found[module] = _scaled(weight, parts, config)
+            found[module] = _apply_scale(weight, parts, config)
         elif stored := parts.get("weight_packed") or parts.get("qweight") or parts.get("blocks"):
             packing = next(iter({"weight_packed", "qweight", "blocks"} & set(parts)))
             found[module] = replace(stored, format=f"packed {packing}")
     return found
 
 
-def _scaled(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> StoredTensor:
+def _apply_scale(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> StoredTensor:
     if inverse := parts.get("weight_scale_inv") or parts.get("scale_inv"):
         said = config.get("quantization_config")
         block = said.get("weight_block_size") if isinstance(said, dict) else None
@@ -308,18 +308,18 @@ def _scaled(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Map
 Stacks = dict[str, dict[int, dict[int, Expert]]]
 
 
-def _found(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
-    """Experts and dense MLPs: by the stack of layers, layer and number."""
+def _find_experts(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
+    """Find experts and dense MLPs by the stack of layers, layer and number."""
     alone, fused, in_turns = _by_place(tensors)
     experts: Stacks = defaultdict(lambda: defaultdict(dict))
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
     for (stack, layer, number), parts in alone.items():
         if "down" in parts and len(parts) > 1:
-            one = {role: _checked(name, tensor, 2) for role, tensor in parts.items()}
+            one = {role: _check_tensor(name, tensor, 2) for role, tensor in parts.items()}
             (dense if number == DENSE_MLP else experts)[stack][layer][number] = dict(_matrices(name, one, 0, False))
     for (stack, layer), parts in fused.items():
         if "down" in parts and len(parts) > 1:
-            all_of_them = {role: _checked(name, tensor, 3) for role, tensor in parts.items()}
+            all_of_them = {role: _check_tensor(name, tensor, 3) for role, tensor in parts.items()}
             if len({tensor.shape[0] for tensor in parts.values()}) > 1:
                 raise ModelNotFound(f"{quoted(name)} says different numbers of experts of layer {layer}.")
             for number in range(parts["down"].shape[0]):
@@ -362,8 +362,8 @@ def _by_place(
     return alone, fused, in_turns
 
 
-def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
-    """The tensor, if its format is read and its shape can be an expert's."""
+def _check_tensor(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
+    """Return the tensor, if its format is read and its shape can be an expert's."""
     if tensor.format not in FORMATS:
         raise CaptureError(
             f"The experts of {quoted(name)} are stored as {tensor.format}, which moeviz does not read. Read are "
@@ -381,7 +381,7 @@ def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
 
 
 def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
-    """True where there is a scale for each number: one for all, one a row, or one for each block of a matrix."""
+    """Return whether every number has a scale: one for all, one per row, or one per block of a matrix."""
     if scale.format not in FORMATS or not prod(scale.shape):
         return False
     if prod(scale.shape) == 1 or scale.shape == tensor.shape[:-1] == tensor.shape[:1]:
@@ -397,7 +397,7 @@ def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
 def _matrices(
     name: str, parts: Mapping[str, StoredTensor], number: int, in_turns: bool
 ) -> Iterator[tuple[str, Matrix]]:
-    """The matrices of one expert (out, in), whichever way they lie in the file."""
+    """Return the matrices of one expert (out, in), whichever way they lie in the file."""
     down = parts["down"].shape[-2:]
     for role, tensor in sorted(parts.items()):
         rows, columns = tensor.shape[-2:]

@@ -1,8 +1,8 @@
-"""What experts write, and which put out the same: from the vectors that they add to the residual stream.
+"""The tokens that experts promote, and experts alike in output: by the vectors that they add to the residual stream.
 
 An expert's mean output, less that of its layer, through the model's final norm and head, promotes some tokens. Any
-vector promotes some; and an expert of French texts promotes French as all experts do there, and French follows. So it
-is told only where the expert's own tokens are followed by what it promotes more often than other tokens of the same
+vector promotes some; and an expert of French texts promotes French as all experts do there, and French follows. So
+it is reported only if the expert's own tokens are followed by what it promotes more often than other tokens of the same
 texts, on texts that had no part in the mean, and more clearly than where outputs are shuffled within each text.
 
 Letters: E experts, D numbers of an output, S shuffles, V vocabulary, T tokens that test.
@@ -45,7 +45,7 @@ MOST_BYTES = 2 * 2**30  # of the sums of all experts, shuffled ones included
 
 @dataclass(frozen=True, slots=True)
 class ExpertVectors:
-    """What the outputs of all experts say of them.
+    """The tokens and similarities that the outputs of all experts show.
 
     written  one row per layer and expert. Columns: layer int32 · expert int16 · tokens int64 (that it has on the half
              of the texts that tests) · promoted object (a tuple of the five most promoted tokens' texts) · followed
@@ -74,7 +74,6 @@ class _LayerSums:
     asked: int = 0  # tokens
 
     def add(self, slots: SlotOutputs, rows: slice, outputs: Tensor, rng: np.random.Generator) -> None:
-        """Add what each expert adds: its output, with its weight."""
         ids = slots.ids[rows].flatten().long()
         filled = ids >= 0
         added = (outputs * slots.weights[rows].float().unsqueeze(-1)).flatten(0, 1)[filled].double().cpu()
@@ -88,7 +87,7 @@ class _LayerSums:
             self.counts[shuffle] += torch.bincount(own, minlength=self.experts)
 
     def ask_all(self, slots: SlotOutputs) -> None:
-        """Let every expert have the same few rows."""
+        """Have every expert compute the same few rows."""
         if slots.of_all is None:
             return
         outputs = torch.nn.functional.normalize(slots.of_all(slice(ROWS)).float(), dim=-1)
@@ -101,9 +100,9 @@ class _LayerSums:
 def expert_vectors(
     model: LoadedModel, texts: Iterable[tuple[str, str]], *, progress: Progress | None = None
 ) -> ExpertVectors:
-    """Read labelled texts, and say which tokens each expert promotes and which experts put out the same.
+    """Read labelled texts, and report which tokens each expert promotes and which experts have the same output.
 
-    Of each label every other text makes the means, and the others test them. A sentence holds where the share of the
+    Every other text of each label makes the means, and the others test them. A sentence holds if the share of the
     expert's tokens that are followed by a promoted one is at least 0.02 above that of all tokens of the same texts, and
     above its mean over 20 shuffles (seed 0) of the outputs within each text; and 2.5 times as far above it as any
     shuffle of any of the model's experts is above that expert's mean.
@@ -171,7 +170,7 @@ def _check_memory(model: LoadedModel, experts: int) -> None:
     size = (SHUFFLES + 1) * experts * model.model.config.get_text_config().hidden_size * 8
     if size > MOST_BYTES:
         raise CaptureError(
-            f"What the {experts:,} experts of {model.name} write takes sums of {size / 2**30:.1f} GB, and at most "
+            f"What the {experts:,} experts of {model.name} write needs sums of {size / 2**30:.1f} GB, and at most "
             f"{MOST_BYTES / 2**30:.0f} GB are kept. All else is known without it."
         )
 
@@ -211,7 +210,7 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
                 head(norm(one.to(weight))).float().topk(PROMOTED).indices.cpu().numpy() for one in centred.unbind()
             ]
             chosen = torch.cat(layer.chosen).numpy()
-            own, columns = _tested(promoted, chosen, following, ends)
+            own, columns = _test_promoted(promoted, chosen, following, ends)
             columns["enough"] = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
             texts = texts_of_tokens(model.tokenizer, promoted[0][:, :NAMED].flatten().tolist())
             names = [tuple(texts[at : at + NAMED]) for at in range(0, len(texts), NAMED)]
@@ -224,10 +223,10 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
     return whole.assign(holds=whole["holds"] & whole["enough"])[[*COLUMNS]].astype(COLUMNS)
 
 
-def _tested(
+def _test_promoted(
     promoted: list[np.ndarray], chosen: np.ndarray, following: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """How far the tokens that follow bear out what one layer's experts promote: followed less usual, and columns.
+    """Measure how far the following tokens confirm what one layer's experts promote: followed less usual, and columns.
 
     promoted   (E, 100) token ids: the true ones, then those of each shuffle.
     chosen     (T, K) experts of the tokens that test, and following (T,) the token after each; -1 where none is.
@@ -251,7 +250,7 @@ def _tested(
 
 
 def _borne_out(gains: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Columns beyond and holds of each layer, from the gains (S + 1, E) of its experts, the true ones first."""
+    """Return columns beyond and holds of each layer, from the gains (S + 1, E) of its experts, the true ones first."""
     above = [part - part[1:].mean(0) for part in gains]
     furthest = max(LEAST, *(part[1:].max() for part in above))
     return [

@@ -1,4 +1,4 @@
-"""Where the experts of one checkpoint come from in another: matched by their weights, a few matrices at a time."""
+"""The origin of one checkpoint's experts in another: matched by their weights, a few matrices at a time."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,11 +20,11 @@ Place = tuple[int, int]  # layer, expert
 
 NUMBERS, MOST_NUMBERS = 2**23, 2**13  # that are kept of a checkpoint, and of an expert, to find whom to look at
 AT_ONCE = 2**18  # numbers of each expert that are held against those of others
-LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, above so many times chance, or above the last
+LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, this many times chance, or above the last
 KNOWN, QUANTILE = 256, 0.99  # cosines that are kept of two layers; of unrelated experts' cosines
 MOST_SOURCES = 8  # of a merged expert
 NEARER, MERGED = 0.9, 0.5  # distance of a match, as a share of that of the base's own experts to each other
-SAME = 1e-6  # relative difference that is no more than adding up in another order
+SAME = 1e-6  # relative difference that another order of adding up explains
 MATRIX = 0.95  # cosine of a matrix with its source, in a splice
 KEPT, MOVED, TUNED, COPIED, AVERAGED, SPLICED = "kept", "moved", "tuned", "copied", "averaged", "spliced"
 RELATED, UNRELATED, ZEROED, CUT = "related", "unrelated", "zeroed", "cut"
@@ -91,7 +91,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     MLP of a dense base) · parts object (tuple of floats: the least-squares coefficients of the sources) · similarity
     float64 (cosine of the weights with their source, or with the best sum of several; of no match, with the nearest) ·
     difference float64 (distance to the source as a share of the source's norm) · runner_up float64 (the largest cosine
-    with another expert of that layer, estimated from some rows; NaN where there is none).
+    with another expert of that layer, estimated from some rows; NaN if there is none).
 
     `what` is one of: kept (the same numbers in the same place, but for rounding where the formats differ) · moved
     (the same numbers in another place) · tuned (one source, changed) · copied (a source that several have, and not it
@@ -104,7 +104,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
     no expert of that layer of the child is left without a match. Shared experts are left out.
 
-    Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
+    Raises `ModelNotFound` if there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
     or the two have none of the same shape.
 
     >>> import moeviz
@@ -125,7 +125,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     rows = [row for layer in files[1].layers for row in search.layer(layer)]
     _match_neurons(rows, *files)
     _name_copies(rows)
-    rows += _lost(rows, search)
+    rows += _lost_experts(rows, search)
     table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
     formats = files[0].format, files[1].format
     left_out = files[0].left_out, files[1].left_out
@@ -146,14 +146,14 @@ def _check_shapes(base: ExpertFiles, child: ExpertFiles) -> None:
         )
     shapes = [{_shape_of(experts) for experts in file.layers.values()} for file in (base, child)]
     if not shapes[0] & shapes[1]:
-        first, second = (min(shape) for shape in shapes)
+        first, second = (_describe_shapes(min(shape)) for shape in shapes)
         raise CaptureError(
-            f"An expert of {quoted(base.name)} has the matrices {_said(first)}, and one of {quoted(child.name)} "
-            f"{_said(second)}. Experts of different shapes are not compared: give models with experts of one size."
+            f"An expert of {quoted(base.name)} has the matrices {first}, and one of {quoted(child.name)} {second}. "
+            "Experts of different shapes are not compared: give models with experts of one size."
         )
 
 
-def _said(shapes: Shapes) -> str:
+def _describe_shapes(shapes: Shapes) -> str:
     return ", ".join(f"{role} {rows:,} x {columns:,}" for role, (rows, columns) in shapes)
 
 
@@ -166,7 +166,7 @@ class _Search:
         self.total, self.done, self.progress = counts[0] + 2 * counts[1], 0, progress
         size = min(MOST_NUMBERS, NUMBERS // max(counts))
         self.ends, self.splices = dict[Shapes, list[int]](), dict[Place, dict[str, Place]]()
-        self.samples = {id(file): self._sampled(file, size) for file in (base, child)}
+        self.samples = {id(file): self._sample_layer(file, size) for file in (base, child)}
         alike, known = dict[tuple[int, int], float](), dict[tuple[int, int], np.ndarray]()
         for mine, theirs in product(child.layers, base.layers):
             if _shape_of(child.layers[mine]) == _shape_of(base.layers[theirs]):
@@ -192,7 +192,7 @@ class _Search:
         if self.progress is not None:
             self.progress(self.done, self.total)
 
-    def _sampled(self, file: ExpertFiles, size: int) -> dict[int, np.ndarray]:
+    def _sample_layer(self, file: ExpertFiles, size: int) -> dict[int, np.ndarray]:
         """Sample (E, n) of each layer: some numbers of each expert, of length 1 together."""
         found = {}
         for layer, experts in file.layers.items():
@@ -208,7 +208,6 @@ class _Search:
         return found
 
     def layer(self, layer: int) -> list[dict[str, Any]]:
-        """Make the rows of one of the child's layers."""
         if layer not in self.layers:
             return [_row(layer, number, UNRELATED, -1) for number in self.child.layers[layer]]
         theirs = self.layers[layer]
@@ -220,14 +219,14 @@ class _Search:
             self.child.layers[layer].items(), of_layer, self._sample(self.child, layer), strict=True
         ):
             chosen = self._chosen(sample, samples, cosines)
-            chosen[0] = _tied(chosen[0], cosines, numbers, number, taken)
+            chosen[0] = _break_tie(chosen[0], cosines, numbers, number, taken)
             beside = self._as_near(cosines, chosen, len(sample))
             sources = [self.base.layers[theirs][numbers[at]] for at in (*chosen, *beside)]
             products = _products([expert, *sources])
             if not np.isfinite(products).all():
                 raise _not_finite(self.child, layer, number)
             rounding = [_rounding(expert, source) for source in sources]
-            what, found, parts, similarity, difference = self._judged(products, len(chosen), apart, rounding)
+            what, found, parts, similarity, difference = self._judge(products, len(chosen), apart, rounding)
             sources_at = [(*chosen, *beside)[at] for at in found]
             if what == KEPT and (theirs, numbers[sources_at[0]]) != (layer, number):
                 what = MOVED
@@ -236,15 +235,15 @@ class _Search:
             pairs = sorted(zip((numbers[at] for at in sources_at), parts, strict=True))
             row = _row(layer, number, what, theirs, tuple(source for source, _ in pairs))
             row |= {"parts": tuple(part for _, part in pairs), "similarity": similarity, "difference": difference}
-            if what in (AVERAGED, TUNED, RELATED, UNRELATED) and (splice := self._spliced(layer, sample)):
+            if what in (AVERAGED, TUNED, RELATED, UNRELATED) and (splice := self._find_splice(layer, sample)):
                 self.splices[layer, number] = splice
                 row |= _spliced_row([*splice.values()])
             rows.append(row | {"runner_up": float(others.max()) if len(others) else np.nan})
             self._step()
         return rows
 
-    def _spliced(self, layer: int, sample: np.ndarray) -> dict[str, Place] | None:
-        """Find the base's expert that each matrix of an expert is of; None if it is one, or cannot be told."""
+    def _find_splice(self, layer: int, sample: np.ndarray) -> dict[str, Place] | None:
+        """Find the base's expert that each matrix of an expert comes from; None if it is one, or unclear."""
         shape = _shape_of(self.child.layers[layer])
         places = [(one, number) for one, experts in self.base.layers.items() for number in experts]
         places = [(one, number) for one, number in places if _shape_of(self.base.layers[one]) == shape]
@@ -271,10 +270,10 @@ class _Search:
         near = [at for at in np.argsort(-cosines).tolist() if cosines[at] >= least and at not in chosen]
         return near[:2]
 
-    def _judged(
+    def _judge(
         self, products: np.ndarray, chosen: int, apart: float, rounding: list[float]
     ) -> tuple[str, list[int], tuple[float, ...], float, float]:
-        """Judge an expert beside others, by their inner products: its fate, sources, their parts, and how alike."""
+        """Compare an expert with others by their inner products: its fate, sources, their parts, and similarity."""
         lengths = np.sqrt(np.diagonal(products))
         if not lengths[0]:
             return ZEROED, [], (), np.nan, np.nan
@@ -286,7 +285,7 @@ class _Search:
         part = (float(products[0, nearest] / safe[nearest] ** 2),)
         if difference <= rounding[nearest - 1]:
             return KEPT, [nearest - 1], part, alike, difference
-        if (sums := self._summed(products[: 1 + chosen, : 1 + chosen], apart)) is not None:
+        if (sums := self._describe_sum(products[: 1 + chosen, : 1 + chosen], apart)) is not None:
             return AVERAGED, *sums
         if alike < self.threshold:
             return UNRELATED, [], (), alike, np.nan
@@ -295,7 +294,7 @@ class _Search:
         return TUNED, [nearest - 1], part, alike, difference
 
     def _chosen(self, sample: np.ndarray, samples: np.ndarray, cosines: np.ndarray) -> list[int]:
-        """Choose the base's experts that the sample is a sum of, the nearest first: at least one."""
+        """Choose the base's experts of which the sample is a sum, the nearest first: at least one."""
         chosen, rest = [int(cosines.argmax())], sample.astype(np.float64)
         while len(chosen) < min(MOST_SOURCES, len(samples)):
             axes, _ = np.linalg.qr(samples[chosen].T.astype(np.float64))
@@ -310,12 +309,14 @@ class _Search:
             chosen.append(best)
         return chosen
 
-    def _summed(self, products: np.ndarray, apart: float) -> tuple[list[int], tuple[float, ...], float, float] | None:
-        """Describe the expert as a sum of others; None where it is no more of several than of one."""
+    def _describe_sum(
+        self, products: np.ndarray, apart: float
+    ) -> tuple[list[int], tuple[float, ...], float, float] | None:
+        """Describe the expert as a sum of others; None if several fit no better than one."""
         others = [*range(1, len(products))]
         while len(others) > 1:
-            parts, rest = _fitted(products, others)
-            without = {one: _fitted(products, [at for at in others if at != one])[1] for one in others}
+            parts, rest = _fit(products, others)
+            without = {one: _fit(products, [at for at in others if at != one])[1] for one in others}
             least = min(without, key=lambda one: without[one])
             if sqrt(max(1 - rest / without[least], 0)) >= self.threshold:  # each adds what no other does
                 break
@@ -329,7 +330,7 @@ class _Search:
         return [at - 1 for at in others], tuple(map(float, parts)), alike, sqrt(rest / length)
 
 
-def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]:
+def _fit(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]:
     """Fit by least squares: return the coefficients of these, and the squared length of the rest."""
     within, towards = products[np.ix_(others, others)], products[others, 0]
     parts = np.linalg.lstsq(within, towards)[0]
@@ -338,7 +339,7 @@ def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]
 
 
 def _layers(alike: dict[tuple[int, int], float]) -> dict[int, int]:
-    """Find the base's layer that each of the child's is most like: that of its own number unless another is more."""
+    """Find the base's layer that each of the child's is like: its own number unless another is clearly more so."""
     found = {}
     for mine in dict.fromkeys(one for one, _ in alike):
         likes = {theirs: like for (one, theirs), like in alike.items() if one == mine}
@@ -376,8 +377,8 @@ def _between(samples: np.ndarray) -> np.ndarray:
     return found
 
 
-def _tied(nearest: int, cosines: np.ndarray, numbers: list[int], own: int, taken: set[int]) -> int:
-    """Choose the nearest expert; of several as near, the one of its own number, or one that no other came from."""
+def _break_tie(nearest: int, cosines: np.ndarray, numbers: list[int], own: int, taken: set[int]) -> int:
+    """Choose the nearest expert; among ties, the one of its own number, or one that no other came from."""
     as_near = np.flatnonzero(cosines >= cosines[nearest] - SAME).tolist()
     same = [at for at in as_near if numbers[at] == own]
     return (same or [at for at in as_near if at not in taken] or [nearest])[0]
@@ -464,7 +465,7 @@ def _lengths(neurons: np.ndarray) -> np.ndarray:
 
 
 def _name_copies(rows: list[dict[str, Any]]) -> None:
-    """Call all experts of one source copies, but for the one in the source's place that is as it was."""
+    """Call all experts of one source copies, except an unchanged one in the source's place."""
     single = [row for row in rows if row["what"] in (KEPT, MOVED, TUNED)]
     children = Counter((row["base_layer"], row["base_experts"]) for row in single)
     for row in single:
@@ -472,8 +473,8 @@ def _name_copies(rows: list[dict[str, Any]]) -> None:
             row["what"] = COPIED
 
 
-def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
-    """List the base's experts that no row names; none where the child has nothing of the base, or it cannot be told."""
+def _lost_experts(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
+    """List the base's experts that no row names; none if the child has nothing of the base, or it is unclear."""
     if not any(row["base_experts"] for row in rows):
         return []
     named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}

@@ -22,13 +22,13 @@ def muted_by_label(
     experts: Collection[tuple[int, int]] | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Mute experts one at a time, and say how much worse the model predicts each kind of text.
+    """Mute experts one at a time, and measure the increase in the model's loss on each kind of text.
 
     A muted expert's tokens go to the router's next best. Texts are read one by one, as `trace_corpus` reads them; all
     tokens of a label count the same.
 
     texts      (label, text) pairs.
-    experts    (layer, expert) pairs, each muted alone; default: every expert of the model, which takes long.
+    experts    (layer, expert) pairs, each muted by itself; default: every expert of the model, which takes long.
     progress   called with (done, total) after each text. Raise in it to stop.
 
     One row per layer, expert and label. Columns: layer int32 · expert int16 · label str · texts int64 · tokens int64
@@ -74,10 +74,10 @@ def _sums(
 
 
 def texts_of_trace(model: LoadedModel, trace: RoutingTrace) -> list[tuple[str, str]]:
-    """The (label, text) pairs that a trace is of, put together from its tokens; the label is "" where it has none.
+    """Return the (label, text) pairs of a trace, put together from its tokens; the label is "" if it has none.
 
-    Raises `CaptureError` where the model's tokenizer does not read them as the trace's tokens: it would be told of
-    another text.
+    Raises `CaptureError` if the model's tokenizer does not read them as the trace's tokens: the result would be
+    about another text.
     """
     texts = []
     for _, tokens in trace.tokens.sort_values(["sequence", "position"]).groupby("sequence", sort=True):
@@ -93,7 +93,7 @@ def texts_of_trace(model: LoadedModel, trace: RoutingTrace) -> list[tuple[str, s
 
 
 def _without_special(model: LoadedModel, ids: Sequence[int]) -> list[int]:
-    """Without what the tokenizer puts around a text of its own accord."""
+    """Remove the special tokens that the tokenizer adds around a text."""
     around = np.isin(ids, model.tokenizer.all_special_ids)
     return [token for token, special in zip(ids, around, strict=True) if not special]
 

@@ -1,4 +1,4 @@
-"""How weights are stored as bytes, and what rounding to it costs: floats, and the blocks of GGUF."""
+"""Formats of stored weights, and the cost of rounding to them: floats, and the blocks of GGUF."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def _bfloat16(data: np.ndarray) -> np.ndarray:
 
 
 def _float8(exponent_bits: int, bias: int) -> Decode:
-    """Of a sign, so many bits of exponent, and a mantissa; by a table of all 256. E4M3 has no infinities."""
+    """Decode a sign, `exponent_bits` and a mantissa, by a table of all 256. E4M3 has no infinities."""
     codes = np.arange(256)
     mantissa_bits = 7 - exponent_bits
     exponent, mantissa = codes >> mantissa_bits & 2**exponent_bits - 1, codes & 2**mantissa_bits - 1
@@ -50,14 +50,14 @@ def _q8_0(data: np.ndarray) -> np.ndarray:
 
 
 def _codes(data: np.ndarray, run: int, *shifts: int) -> np.ndarray:
-    """(N, codes) what is packed in bytes: each run of bytes holds as many runs of codes as there are shifts."""
+    """Return (N, codes) from packed bytes: each run of bytes holds as many runs of codes as there are shifts."""
     mask = (1 << 8 // len(shifts)) - 1
     runs = data.reshape(len(data), -1, 1, run) >> np.array(shifts, np.uint8)[:, None] & mask
     return runs.reshape(len(data), -1).astype(np.float32)
 
 
 def _high_bits(data: np.ndarray) -> np.ndarray:
-    """(N, 32) the fifth bit of each code."""
+    """Return (N, 32) the fifth bit of each code."""
     return np.unpackbits(data, axis=1, bitorder="little").astype(np.float32) * 16
 
 
@@ -79,13 +79,13 @@ def _q5_1(data: np.ndarray) -> np.ndarray:
 
 
 def _of_parts(codes: np.ndarray, scale: np.ndarray, least: np.ndarray | float = 0.0) -> np.ndarray:
-    """(N, 256) from codes, and scales (N, parts) of as many equal parts, less the parts' own amounts."""
+    """Return (N, 256) from codes, and scales (N, parts) of equal parts, less the parts' own amounts."""
     parts = codes.reshape(*scale.shape, -1) * scale[..., None]
     return np.asarray((parts - (least[..., None] if isinstance(least, np.ndarray) else least)).reshape(len(codes), -1))
 
 
 def _six_bits(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 8) scales and (N, 8) amounts in 12 bytes: four of each whole, the other four in the bits that are left."""
+    """Return (N, 8) scales and (N, 8) amounts from 12 bytes: four of each whole, the rest in the leftover bits."""
     scales, amounts, rest = data[:, :4], data[:, 4:8], data[:, 8:]
     first = np.hstack([scales & 63, rest & 15 | scales >> 6 << 4])
     second = np.hstack([amounts & 63, rest >> 4 | amounts >> 6 << 4])

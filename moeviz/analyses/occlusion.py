@@ -26,7 +26,7 @@ FILLERS = (" the", ",", ".", "\n", " and", " of", " a")  # the first four that a
 NUMBER = 4  # of fillers a token
 AGREE = 3  # of them, for a token that decides
 MOST_TOKENS = 512  # of a prompt: a forward of all its tokens for each of them and each filler
-BOTH_WAYS = "{} reads a text in both directions, so earlier tokens alone decide nothing. Choose a decoder."
+BOTH_WAYS = "{} reads a text in both directions, so earlier tokens do not decide by themselves. Choose a decoder."
 SAME = 0.98  # share of first choices before a replaced token that stay: batches round otherwise
 TOKENS_AT_ONCE, LOGITS_AT_ONCE = 8192, 2**27  # in one forward
 

@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moe_kernels.reference import route_torch
 from moeviz.capture.interventions.precision import NAMES
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.memory import layer_lists
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.intervening import probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward
 from moeviz.capture.record.witness import checked
-from moeviz.capture.routers.discovery import LAYER_INDEX, find_routers, router_sites
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import decode
 from moeviz.capture.run.generation_plan import PROMPTS_ONLY
 from moeviz.capture.run.prompts import ModelInput, prepare
@@ -132,10 +133,7 @@ def converted(model: PreTrainedModel, name: str) -> Iterator[None]:
 
 def _layers(model: PreTrainedModel) -> list[nn.Module]:
     """Return the layers that routers stand in, and the dense ones in the same lists."""
-    paths = (router.path for site in router_sites(model) for router in find_routers(model, site))
-    found = (LAYER_INDEX.search(path) for path in paths)
-    lists = dict.fromkeys(match.string[: match.start(1)].rstrip(".") for match in found if match)
-    return [layer for path in lists for layer in model.get_submodule(path).children()]
+    return [layer for path in layer_lists(model) for layer in model.get_submodule(path).children()]
 
 
 def _as_precision(values: Tensor, name: str, rounded: bool) -> Tensor:

@@ -1,7 +1,7 @@
-"""Were tokens routed well? Each route taken next to others of the same cost, by the loss of the token that follows.
+"""The quality of routes: each one taken, compared with others of the same cost, by the loss of the next token.
 
-The alternatives of all tokens of a text are rows of one batch, in which each token is changed as if it alone were
-(`moeviz.capture.record.changed_alone`). A few are held against plain forwards with the same change (`AtToken`).
+The alternatives of all tokens of a text are rows of one batch, in which each token is changed as if it were the only
+one (`moeviz.capture.record.changed_alone`). A few are compared with plain forwards with the same change (`AtToken`).
 
 A rows or routes, P positions, K slots, E experts, V tokens of the vocabulary.
 """
@@ -57,7 +57,7 @@ def route_regret(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RouteRegret:
-    """Compare the route of each token at each layer with others of as many experts, by the loss of the next token.
+    """Compare the route of each token at each layer with others of the same size, by the loss of the next token.
 
     No single token is ever called misrouted: of routes chosen at random, half of the others are better. Judge groups
     of tokens (`moeviz.metrics.routes.by`, `blind_spots`), and ask whose route a token has (`whose_route`).
@@ -216,7 +216,6 @@ def _all_sets(job: _RoutesJob, probed: ProbedRouter) -> bool:
 
 
 def _number(job: _RoutesJob, probed: ProbedRouter) -> int:
-    """Return the number of other routes of a token."""
     limits = router_limits(probed)
     K = limits.top_k
     swaps = K * min(max(NEXT, K), limits.most - K)
@@ -256,7 +255,6 @@ class _Routes:
 def _of_text(
     job: _RoutesJob, number: int, positions: int | None, judge: LoadedModel | None, text: str, *, check: bool
 ) -> RouteRegret:
-    """Judge the routes of one text."""
     run = job.run
     ids = run.batch.input_ids
     at = _positions(job, positions)
@@ -275,7 +273,7 @@ def _of_text(
             layer = probed.router.layer
             own, likeliest = (part[at] for part in routes.seen[layer])
             every = _all_sets(job, probed)
-            wanted = _drawn(_alternatives(own, likeliest, router_limits(probed).num_experts, every), job)
+            wanted = _draw_routes(_alternatives(own, likeliest, router_limits(probed).num_experts, every), job)
             routes.layer = layer
             losses.append(_losses(plain, routes, layer, at, wanted, target))
             sets.append(wanted)
@@ -288,7 +286,7 @@ def _of_text(
 
 
 def _positions(job: _RoutesJob, most: int | None) -> Tensor:
-    """Return the tokens (P,) that are judged: some token follows, and they are not special."""
+    """Return the tokens (P,) that are judged: those with a next token that are not special."""
     ids = job.run.batch.input_ids[0].cpu().numpy()
     able = np.flatnonzero(~np.isin(ids[:-1], job.run.tokenizer.all_special_ids))
     if not len(able):
@@ -333,7 +331,7 @@ def _alternatives(own: Tensor, likeliest: Tensor, num_experts: int, every: bool)
     return torch.cat([own[None], swapped.flatten(0, 1)])
 
 
-def _drawn(wanted: Tensor, job: _RoutesJob) -> Tensor:
+def _draw_routes(wanted: Tensor, job: _RoutesJob) -> Tensor:
     """Return the own routes and as many of the others as are asked for, drawn for each token."""
     others = len(wanted) - 1
     if not isinstance(job.alternatives, int) or job.alternatives >= others:

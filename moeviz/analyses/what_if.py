@@ -296,7 +296,7 @@ def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
     )
     raise CaptureError(
         f"{type(model).__name__} {has}. What a change does is measured by the next token, so load the checkpoint with "
-        "a language head (…ForCausalLM), or trace it with intervention=…, which compares the routing alone."
+        "a language head (…ForCausalLM), or trace it with intervention=…, which compares only the routing."
     )
 
 

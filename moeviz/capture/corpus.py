@@ -9,13 +9,16 @@ import pandas as pd
 
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.memory import is_on_disk
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.joining import joined
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.trace import trace
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import InvalidPrompt, StopReading
 from moeviz.routing_trace import RoutingTrace
+
+AT_ONCE = 8192  # tokens of a batch, of a model with weights on the disk
 
 
 def trace_corpus(
@@ -28,6 +31,7 @@ def trace_corpus(
 ) -> RoutingTrace:
     """Run labelled texts through a model, one after the other, and record what every router decides.
 
+    Of a model with weights on the disk, many texts run as one batch, so that each layer is read once for all of them.
     Each text becomes a sequence of the trace, exactly as `trace` records it by itself, and its tokens carry its label.
     A text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
     model knows nothing of the stretch before it, and metrics treat it as a separate text.
@@ -36,7 +40,7 @@ def trace_corpus(
     texts        (label, text) pairs; a label may come many times.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
     outputs      True records what each expert puts out for each token too, as `trace` does.
-    progress     called with (done, total) after each text. Raise in it to stop.
+    progress     called with (done, total) after each text. Raise in it to stop; `StopReading` keeps what was read.
 
     Raises `InvalidPrompt`, with the number of the text, if a text is empty, or too long while the tokenizer cannot say
     where to cut; and what `trace` raises.
@@ -52,18 +56,27 @@ def trace_corpus(
     texts = list(texts)
     if not texts:
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
+    at_once = AT_ONCE if is_on_disk(model) else 0
+    waiting: list[tuple[str, str]] = []
     for done, (label, text) in enumerate(texts, start=1):
         try:
-            stretches = [
-                trace(model, stretch, keep_logits=keep_logits, outputs=outputs)
-                for stretch in fitting_stretches(model, text)
-            ]
+            waiting += [(label, stretch) for stretch in fitting_stretches(model, text)]
+            longest = max(model.count_tokens(stretch) for _, stretch in waiting) if at_once else 0
+            if done < len(texts) and longest * len(waiting) < at_once:
+                continue
+            groups = [[stretch for _, stretch in waiting]] if at_once else [stretch for _, stretch in waiting]
+            made = [trace(model, group, keep_logits=keep_logits, outputs=outputs) for group in groups]
         except InvalidPrompt as error:
             raise InvalidPrompt(f"Text {done} of {len(texts)}, labelled {label!r}: {error}") from error
-        labels += [label] * sum(len(stretch.tokens) for stretch in stretches)
-        traces += stretches
-        if progress is not None:
-            progress(done, len(texts))
+        whole = joined(made)
+        labels += [waiting[sequence][0] for sequence in whole.tokens["sequence"]]
+        traces.append(whole)
+        waiting = []
+        try:
+            if progress is not None:
+                progress(done, len(texts))
+        except StopReading:
+            break
     whole = joined(traces)
     return replace(whole, tokens=whole.tokens.assign(label=pd.Series(labels, dtype="str")))
 

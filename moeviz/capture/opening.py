@@ -35,7 +35,7 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
 
     Raises
     ------
-    ModelNotFound: there is no model there, its files are damaged, or there is no such backend. CaptureError: a dense
+    ModelNotFound: no model is there, its files are damaged, or the backend is unknown. CaptureError: a dense
     model, or one that moeviz cannot record, or that does not fit into memory.
 
     >>> import moeviz

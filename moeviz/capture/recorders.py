@@ -8,12 +8,14 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
 from moeviz.capture.models.patching import eager_mode
+from moeviz.capture.record.divided import OF_IMAGES, is_divided, with_images
 from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import expected_rows
@@ -51,7 +53,7 @@ def why_hooks(job: CaptureJob) -> str | None:
     """Return why hooks record the routers, as a sentence; "" if that is the default; None if kernels are wanted."""
     if isinstance(job.request.kernels, bool):
         return None if job.request.kernels else job.why_hooks
-    if not _on_cuda(job.run.model):
+    if not _on_cuda(job.run.model) or is_divided(job.run.batch):
         return ""
     if find_spec("triton") is None:
         return "Triton is not installed."
@@ -75,11 +77,21 @@ def _on_cuda(model: PreTrainedModel) -> bool:
 @contextmanager
 def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     """Record the model's own routers with hooks that keep what they return."""
-    model = job.run.model
-    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
-    with eager_mode(model), _apply_intervention(job) as expected, hooks as recording:
+    model, keep_logits = job.run.model, job.request.keep_logits
+    divided = is_divided(job.run.batch)
+    if divided and (
+        job.request.intervention is not None or job.request.outputs or job.request.site not in (None, "text")
+    ):
+        raise CaptureError(
+            f"In {type(model).__name__} two routers of a layer divide a text with images between them, and both are "
+            "recorded as they are. Leave out interventions, outputs and site, or the images."
+        )
+    hooks = recording_hooks(model, keep_logits, job.request.site)
+    others = recording_hooks(model, keep_logits, OF_IMAGES) if divided else nullcontext()
+    with eager_mode(model), _apply_intervention(job) as expected, hooks as recording, others as of_images:
         by = f"{recording.by} ({job.why_hooks.removesuffix('.')})" if job.why_hooks else recording.by
-        yield lambda: replace(recording, expected=expected, by=by)
+        heard = partial(replace, recording, expected=expected, by=by)
+        yield heard if of_images is None else lambda: with_images(heard(), of_images, job.run.batch)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class _Row:
 
     @property
     def longest(self) -> int:
-        """The number of its tokens at the end."""
+        """Return its number of tokens at the end."""
         return self.job.run.batch.input_ids.shape[1] + self.job.plan.max_new_tokens
 
     def draw(self, logits: Tensor) -> None:
@@ -76,7 +76,6 @@ class _Row:
         self.has_ended = is_stop or self.ids.shape[1] == self.longest
 
     def trace(self) -> RoutingTrace:
-        """Return the trace so far."""
         run, plan = self.job.run, self.job.plan
         drawn = self.ids[:, run.batch.input_ids.shape[1] :]
         recording = replace(self.recording, following=self.following)
@@ -84,7 +83,7 @@ class _Row:
 
     @property
     def kind(self) -> Hashable:
-        """The kind of its recording: one batch has rows of one kind."""
+        """Return the kind of its recording: one batch has rows of one kind."""
         lens = None if self.following is None else len(self.following.lens)
         return self.recording.site, self.recording.keep_logits, lens
 
@@ -114,7 +113,7 @@ class _Group:
         self.let_go()
 
     def let_go(self) -> None:
-        """Keep nothing of rows that ended or were left."""
+        """Drop rows that ended or were left."""
         stay = [place for place, row in enumerate(self.rows) if not row.has_ended]
         if len(stay) < len(self.rows):
             self.rows = [self.rows[place] for place in stay]

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from moeviz.capture.engines.engine import EngineModel, check_only_read, growing_trace, whole_trace
 from moeviz.capture.interventions.intervention import Intervention
@@ -21,6 +21,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.divided import OF_IMAGES, REMARK, is_divided
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.joining import joined
@@ -39,6 +40,7 @@ from moeviz.capture.run.generation import (
     progress_watch,
 )
 from moeviz.capture.run.generation_plan import GenerationPlan, plan_for
+from moeviz.capture.run.images import pictures_of
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.together import shared_decoding
@@ -70,6 +72,8 @@ def trace(
     system: str | None = None,
     next_tokens: bool | Literal["auto"] = False,
     outputs: bool = False,
+    images: Sequence[object] = (),
+    processor: ProcessorMixin | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -108,6 +112,10 @@ def trace(
     outputs         True records what each expert puts out for each token too, in figures (`ExpertOutputs`): the experts
                     run a second time, each token's one by one, and must add up to what they gave together. A GGUF or
                     MLX model shows them as it runs.
+    images          of the one prompt, before its text: paths, bytes of files, or PIL images. `tokens` then has the
+                    columns kind, image, view, x0, y0, x1 and y1, and `trace.images` each size. The number of tokens of
+                    each is logged before the run. Their pixels are not kept.
+    processor       what prepares images, for an open model of transformers; `load_model` opens the checkpoint's.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 
@@ -128,9 +136,9 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
-    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs, None, pictures_of(images)
     request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
-    return capture(model, request, tokenizer=tokenizer, progress=progress)
+    return capture(model, request, tokenizer=tokenizer, processor=processor, progress=progress)
 
 
 def stream(
@@ -149,6 +157,8 @@ def stream(
     system: str | None = None,
     next_tokens: bool | Literal["auto"] = False,
     outputs: bool = False,
+    images: Sequence[object] = (),
+    processor: ProcessorMixin | None = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
@@ -170,9 +180,9 @@ def stream(
     >>> seen == sorted(seen)
     True
     """
-    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs, None, pictures_of(images)
     request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
-    return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
+    return capture_growing(model, request, tokenizer=tokenizer, processor=processor, seconds_between=seconds_between)
 
 
 def capture(
@@ -180,6 +190,7 @@ def capture(
     request: CaptureRequest,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ProcessorMixin | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Do as `trace` does, by one request instead of its keywords. Arguments and errors as there."""
@@ -187,7 +198,7 @@ def capture(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return whole_trace(model, request, progress)
-    run, plan = _prepare_run(model, request, tokenizer)
+    run, plan = _prepare_run(model, request, tokenizer, processor)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         return _one_by_one(model, run, request, tokenizer, progress)
     job = _plan_job(run, plan, request)
@@ -201,6 +212,7 @@ def capture_growing(
     request: CaptureRequest,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ProcessorMixin | None = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Do as `stream` does, by one request instead of its keywords. Arguments and errors as there."""
@@ -210,7 +222,7 @@ def capture_growing(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    run, plan = _prepare_run(model, request, tokenizer, growing=True)
+    run, plan = _prepare_run(model, request, tokenizer, processor, growing=True)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         raise CaptureError(
             f"{type(run.model).__name__} routes a text otherwise when it stands in a batch, so several texts cannot "
@@ -247,6 +259,11 @@ def check_same_texts(found: RoutingTrace, trace: RoutingTrace) -> None:
 def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:
     """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which."""
     tokens = trace.tokens
+    if trace.images:
+        raise CaptureError(
+            f"The trace of {trace.model.name} has images, and a trace keeps no pixels, so it cannot be read again. "
+            "Trace the text with its images anew."
+        )
     whole = (tokens.groupby("sequence").cumcount() == tokens["position"]).all()
     if (tokens["token_id"] == NO_TOKEN_ID).any() or not tokens["sequence"].is_monotonic_increasing or not whole:
         raise CaptureError(_NOT_WHOLE.format(trace.model.name))
@@ -272,12 +289,18 @@ def _prepare_run(
     model: LoadedModel | nn.Module,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
+    processor: ProcessorMixin | None,
     growing: bool = False,
 ) -> tuple[ModelInput, GenerationPlan]:
     """Read the prompts, settle how to go on from them, and check the model if nobody has."""
-    run = prepare(model, request, tokenizer)
+    run = prepare(model, request, tokenizer, processor)
     plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
-    return replace(run, info=replace(run.info, decoding=plan.words, witness=checked(run))), plan
+    witness = checked(run)
+    info = run.info
+    if is_divided(run.batch):
+        remark = REMARK.format(max(info.num_experts) - 1)
+        info = replace(info, site=f"{info.site} and {OF_IMAGES}", caution=f"{info.caution} {remark}".strip())
+    return replace(run, info=replace(info, decoding=plan.words, witness=witness)), plan
 
 
 def _one_by_one(

@@ -37,7 +37,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         drawn = drawn.assign(written=drawn["times_even"].map(_in_cell, na_action="ignore"))
     drawn = theme.compact(drawn.drop(columns=["part", "group", "counted"] + ["of"] * (not several)))
     base = alt.Chart(drawn).encode(
-        x=theme.expert_axis("×: no token; pale: no more or less than luck"),
+        x=theme.expert_axis("×: no token; pale: within chance"),
         y=alt.Y("row:O", title="tokens, layer" if several else "layer", axis=axis),
         tooltip=theme.tooltip(
             **{"of": ("tokens", "")} if several else {},

@@ -37,13 +37,13 @@ def expert_load_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     layers.insert(
         1, unused.mark_point(shape=theme.CROSS, size=30, color=theme.ON_LEAST, strokeWidth=1.5, cursor="pointer")
     )
-    return _framed(layers, frame)
+    return _frame_cell(layers, frame)
 
 
 def expert_company_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Every expert by how many of one expert's tokens it has, times usual; a click chooses another."""
     columns = ["layer", "expert", "times", "tokens", "share", "usual", "here"]
-    return _framed(_map(frame[columns], "of its tokens, × usual", dark), frame)
+    return _frame_cell(_map(frame[columns], "of its tokens, × usual", dark), frame)
 
 
 def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
@@ -67,7 +67,7 @@ def _places(frame: pd.DataFrame) -> alt.Chart:
     return alt.Chart(frame).encode(x=theme.expert_axis(), y=y, tooltip=tips)
 
 
-def _framed(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
+def _frame_cell(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
     rows = frame["layer"].nunique()
     height = int(max(min(ROW, MAP_HEIGHT / rows), LEAST_ROW) * rows)
     return theme.framed(alt.layer(*layers), height + AROUND, canvas=True)

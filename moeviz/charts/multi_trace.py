@@ -69,8 +69,8 @@ def _lines(
 ) -> alt.LayerChart:
     """Draw a line per trace, with its chance level dashed in the same colour, if known; `under` these, other marks."""
     names = list(frame["trace"].unique())
-    colour = theme.colour("trace", names, _repeated(COLOURS, names))
-    shape = theme.named(alt.Shape, "trace", names, _repeated(SHAPES, names))
+    colour = theme.colour("trace", names, _repeat(COLOURS, names))
+    shape = theme.named(alt.Shape, "trace", names, _repeat(SHAPES, names))
     figures = theme.figures(form, **tips) + theme.figures("d", **{name: name.replace("_", " ") for name in more})
     base = alt.Chart(frame).encode(x=_depth(), color=colour, tooltip=[*theme.tooltip(trace="", layer="d"), *figures])
     y = alt.Y(f"{field}:Q", title=title, axis=axis, scale=scale)
@@ -90,7 +90,7 @@ def _depth() -> alt.X:
     return alt.X("depth:Q", title="depth (dashed: chance)", axis=axis, scale=scale)
 
 
-def _repeated(values: tuple[str, ...], names: list[str]) -> list[str]:
+def _repeat(values: tuple[str, ...], names: list[str]) -> list[str]:
     return [values[at % len(values)] for at in range(len(names))]
 
 

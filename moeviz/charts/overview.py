@@ -101,7 +101,7 @@ def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
             "last": last,
             "start": (first - 0.5).astype(np.float32),
             "end": (last + 0.5).astype(np.float32),
-            "shown": [_shown("".join(texts[i : i + several])) for i in range(0, len(texts), several)],
+            "shown": [_shorten("".join(texts[i : i + several])) for i in range(0, len(texts), several)],
         }
     )
     brush = alt.selection_interval(name=BRUSH, encodings=["x"], zoom=False, mark=alt.BrushConfig(cursor="move"))
@@ -118,7 +118,7 @@ def _columns(frame: pd.DataFrame, x: alt.X) -> alt.Chart:
     )
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return visible(text[:LETTERS]) + ("…" if len(text) > LETTERS else "")
 
 

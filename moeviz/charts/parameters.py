@@ -81,10 +81,12 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
         color=theme.colour("line", LINES.values(), [theme.MAIN, theme.CHANCE], labelLimit=220),
         tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
     )
-    return theme.framed(theme.layered(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
+    return theme.framed(
+        theme.layered(curve, _name_parts(frame, "total"), _name_parts(frame, "active", below=True)), theme.MEDIUM
+    )
 
 
-def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
+def _name_parts(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
     label = " ".join([field, *frame[field].head(1).map(written)])
     return theme.named_reference(frame[[field]].head(1), field, label, below)
 

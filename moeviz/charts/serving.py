@@ -255,7 +255,7 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
     line = limit.mark_rule(color=theme.ACCENT, strokeWidth=2).encode(x=alt.X("usable:Q", scale=scale))
     words = [
         f"{bytes_said(row.together * GIGABYTE)}: "
-        + ("fits" if row.together <= row.usable else f"{max(row.fit, 0)} of {row.num_experts} experts a layer fit")
+        + ("fits" if row.together <= row.usable else f"{max(row.fit, 0)} of {row.num_experts} experts per layer fit")
         for row in frame.itertuples()
     ]
     written = alt.Chart(named[["precision"]].assign(words=words)).mark_text(

@@ -21,12 +21,11 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
     """
     y = alt.Y("trace:N", title=None, sort=list(frame["trace"].unique()), axis=alt.Axis(labelLimit=NAME_WIDTH))
     height = ROW * frame["trace"].nunique() + 50
-    layered = theme.layered(_work(frame, y), *_boxes(frame, y), _filled(frame, y))
+    layered = theme.layered(_work(frame, y), *_boxes(frame, y), _write_filled(frame, y))
     return theme.framed(layered, height).properties(padding={"left": 5, "top": 5, "bottom": 5, "right": BESIDE})
 
 
 def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """Draw a bar per trace, divided into its experts."""
     ranked = frame.sort_values(["share"], ascending=False, kind="stable")
     rank = ranked.groupby("trace", sort=False).cumcount()
     ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
@@ -43,7 +42,7 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
                 *theme.tooltip(
                     trace=("system", ""), expert="d", share=("share of the work", ".1%"), even=("uniform share", ".1%")
                 ),
-                *_counted(),
+                *_count_columns(),
                 *theme.tooltip(entropy=("router entropy, share of the maximum", ".2f")),
             ],
         )
@@ -56,7 +55,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}
     columns = {name: numbers / frame["num_experts"] for name, numbers in ends.items()}
     base = alt.Chart(frame[["trace", "num_experts", "used"]].assign(**columns)).encode(
-        x="from:Q", y=y, tooltip=[*theme.tooltip(trace=("system", "")), *_counted()]
+        x="from:Q", y=y, tooltip=[*theme.tooltip(trace=("system", "")), *_count_columns()]
     )
     below = {"height": THIN, "yOffset": THICK / 2 + 2}
     filled = base.transform_filter("datum.filled > datum.from").mark_bar(color=theme.NOTE, **below)
@@ -64,8 +63,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     return [filled.encode(x2="filled:Q"), hollow.encode(x2="to:Q")]
 
 
-def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """Write the number of filled boxes."""
+def _write_filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
     systems = frame.drop_duplicates("trace")
     both = zip(systems["used"], systems["num_experts"], strict=True)
     words = [f"{used:.2g} of {all_of_them}" for used, all_of_them in both]
@@ -76,7 +74,7 @@ def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
     )
 
 
-def _counted() -> list[alt.Tooltip]:
+def _count_columns() -> list[alt.Tooltip]:
     return theme.tooltip(used=("experts that an input goes to, mean", ".2~f"), num_experts=("of", "d"))
 
 

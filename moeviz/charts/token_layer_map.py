@@ -140,7 +140,7 @@ def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
     cells, images = cells_of(frame), images_of(frame, facts)
     height = marks.row_height(len(facts.layers)) * len(facts.layers) + theme.AROUND
     legend = _legend(facts, bool((frame["expert"] == NOT_RECORDED).any()))
-    chart = _layered(facts, cells.iloc[:0] if images else cells, images, height, legend)
+    chart = _layer_marks(facts, cells.iloc[:0] if images else cells, images, height, legend)
     return theme.framed(chart, height, canvas=True)
 
 
@@ -178,7 +178,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
     the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are only
     those of the hot layer.
     """
-    return _layered(
+    return _layer_marks(
         facts,
         cells,
         images,
@@ -201,7 +201,7 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
         _map_of_kind(len(facts.layers), facts.slots, facts.ordered, *_parts_that_fit(facts))
     )
     spec["datasets"] |= _brought(facts)
-    known = _known(facts)
+    known = _trace_params(facts)
     for param in spec["params"]:
         if param["name"] in known:
             param["value"] = known[param["name"]]
@@ -227,7 +227,7 @@ def _brought(facts: MapFacts) -> dict[str, list[dict[str, Any]]]:
     return {LINES: facts.lines, BEGINNINGS: [{"place": place - 0.5} for place in facts.beginnings]}
 
 
-def _layered(
+def _layer_marks(
     facts: MapFacts,
     cells: pd.DataFrame | alt.NamedData,
     images: Sequence[str],
@@ -273,13 +273,12 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
         "down": f"(height || {height}) / {len(facts.layers)}",
     }
     return [
-        *(alt.VariableParameter(name, value=value) for name, value in (state | _known(facts)).items()),
+        *(alt.VariableParameter(name, value=value) for name, value in (state | _trace_params(facts)).items()),
         *(alt.VariableParameter(name, expr=expr) for name, expr in size.items()),
     ]
 
 
-def _known(facts: MapFacts) -> dict[str, Any]:
-    """Collect the parameters that tell the marks about the trace."""
+def _trace_params(facts: MapFacts) -> dict[str, Any]:
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     return {"tokens": len(facts.names)} | known

@@ -163,10 +163,7 @@ def places(layers: int, lined: bool) -> tuple[alt.X, alt.Y]:
 
 
 def _token_axis(lined: bool) -> alt.Axis:
-    """The tokens' texts where there is room for them; else nothing where lines of the text stand there, or positions.
-
-    No position is near the chosen token's text.
-    """
+    """Label tokens with their texts if they fit, else with positions, never near the chosen token's text."""
     words, between = f"across >= {WORD}", f"ceil({APART} / across)"
     crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
     otherwise = "''" if lined else f"{crowded} ? '' : positions[datum.value]"

@@ -19,7 +19,7 @@ STRAIGHT = 64  # pixels of a token from which its name need not slant; also the 
 
 
 def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
-    """Cells from `start` to `end`, in small columns, and their axis: positions where there is one text."""
+    """Cells from `start` to `end`, in small columns, and their axis: positions if there is one text."""
     one_text = frame["sequence"].nunique() <= 1
     start = frame["position" if one_text else "token"].astype(np.int32)
     sides = {"start": (start - 0.5).astype(np.float32), "end": (start + 0.5).astype(np.float32)}
@@ -38,10 +38,7 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
 
 
 def _texts_axis(names: dict[int, str]) -> alt.Axis:
-    """The tokens themselves where they fit, else some of their positions.
-
-    They are a stranger's: in the expression each is a JSON string.
-    """
+    """Label the axis with tokens that fit, else some positions. Each is a JSON string, since it is a stranger's."""
     shown = json.dumps({str(position): first_letters(text) for position, text in names.items()})
     wide = f"(width || {CONCAT}) / {len(names)}"  # pixels of a token; charts side by side have no width of their own
     slanting = f"{wide} >= {WORD} && {wide} < {STRAIGHT}"

@@ -180,7 +180,7 @@ def _model_on_offer(file: str) -> str:
 
 
 def check_streamlit() -> None:
-    """Raise `MoevizError` where what serves the app is missing."""
+    """Raise `MoevizError` if what serves the app is missing."""
     if find_spec("streamlit") is None:
         raise MoevizError('The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.')
 
@@ -224,7 +224,7 @@ def own_address(port: int) -> str:
 
 
 def asked_token() -> str | None:
-    """Return the token that one's own app asks for; None where it asks for none, or is served to others."""
+    """Return the token that one's own app asks for; None if it asks for none, or is served to others."""
     if (os.environ.get(WAY) or PRIVATE) != PRIVATE or os.environ.get(ASK_TOKEN) == "0":
         return None
     from moeviz.own_folder import own_token

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
-from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_parent, frame_text, keep_when_stopped, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 from moeviz.whole_files import write_file
@@ -39,8 +39,10 @@ def run(args: Namespace) -> int:
     texts, tokens = texts_to_divide(args)
     from moeviz.analyses.pruning.bits import bits_sentences, bits_study
 
+    model = load_inside(args)
+    keep_when_stopped()
     study = bits_study(
-        load_inside(args),
+        model,
         texts,
         bits=tuple(args.bits),
         budget=args.budget,

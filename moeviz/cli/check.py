@@ -17,7 +17,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     parser.add_argument("--beside", metavar="FILE")
     parser.add_argument("--tokens", type=number(int, 0), metavar="N")
-    add_json(parser)
+    add_json(parser, table=False)
     add_import_options(parser)
 
 

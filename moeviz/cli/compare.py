@@ -41,7 +41,7 @@ def run(args: Namespace) -> int:
 def compare_traces(traces: "list[RoutingTrace]") -> dict[str, Any]:
     """Compare traces: the figures of each, the sentences, and the rows by layer, for JSON.
 
-    Rows by layer are None where no trace has what they need.
+    Rows by layer are None if no trace has what they need.
     """
     from moeviz.metrics.multi_trace import (
         balance_of_several,

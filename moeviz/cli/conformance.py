@@ -25,7 +25,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", metavar="ARCH|GOLDEN")
     parser.add_argument("other", metavar="THEIRS", nargs="?")
     parser.add_argument("-o", "--output", metavar="FILE")
-    add_json(parser)
+    add_json(parser, table=False)
     add_import_options(parser)
 
 

@@ -34,6 +34,6 @@ def run(args: Namespace) -> int:
     found = contrast((one, other))
     if args.steering is not None:
         write_steering_map(turned(found, 1.0), one.model, args.steering)
-        note(f"wrote {args.steering}, and its numbers beside it")
+        note(f"wrote {args.steering}, and its numbers next to it")
     held = found[found["holds"]].drop(columns="holds").sort_values("t", key=abs, ascending=False, kind="stable")
     return print_rows(args.json, "experts", found, [contrast_sentence(found, names)], held.round(3))

@@ -9,7 +9,17 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, load, loading, number
-from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
+from moeviz.cli.output import (
+    check_output,
+    frame_text,
+    is_dataset_target,
+    keep_when_stopped,
+    note,
+    progress,
+    records,
+    visible_line,
+    write,
+)
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
 from moeviz.text import cut, no_layer, quoted, why_no_file
 
@@ -70,7 +80,7 @@ def _add_dataset(parser: ArgumentParser) -> None:
 def _address(word: str) -> str:
     """Read the address of a cluster: any other word after --ray is a file."""
     if word not in ("", "auto") and not re.fullmatch(r"(\w+://)?[^/]+:\d+", word):
-        raise ArgumentTypeError(f"{word!r} is no address of Ray. Give auto, or HOST:PORT")
+        raise ArgumentTypeError(f"{word!r} is not an address of Ray. Give auto, or HOST:PORT")
     return word
 
 
@@ -90,6 +100,7 @@ def run(args: Namespace) -> int:
     model = load(args)
     if args.layer is not None and args.layer not in model.info.layers:  # before it runs, not after
         raise InvalidTrace(no_layer(model.info.name, args.layer, model.info.layers))
+    keep_when_stopped()
     result = trace_corpus(model, texts, outputs=args.outputs, progress=partial(progress, says="traced {} of {} texts"))
     write(result, args.output, args.counts_only)
     if not args.json:
@@ -194,23 +205,8 @@ def _summary(dataset: "Dataset") -> str:
     )
 
 
-def _progress(done: int, total: int, seconds: float) -> None:
-    progress(done, total, says=f"traced {{:,}} of {{:,}} texts, {_duration(seconds)} left   ")
-
-
-def _duration(seconds: float) -> str:
-    """Return a time as people say it.
-
-    >>> _duration(8.0), _duration(170.0), _duration(7300.0), _duration(205000.0)
-    ('8 s', '3 min', '2 h 2 min', '2 d 8 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    hours, days = minutes // 60, minutes // 1440
-    if days:
-        return f"{days} d {hours % 24} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+def _progress(done: int, total: int, _seconds: float) -> None:
+    progress(done, total, says="traced {:,} of {:,} texts")
 
 
 def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:

@@ -179,7 +179,7 @@ def judged_tokens(args: Namespace, other: str | None = None) -> tuple["Counted",
         return trace, where + said
     need_tokens(args, counted)
     most = int(counted.tokens.sum(axis=0).max(initial=0))
-    judged = ": what is judged is judged on the same tokens"
+    judged = ": the plan is judged on the same tokens"
     if counted.group_kind == "label":
         judged = f", by {label_word(counted.model)}: {len(counted.groups)}"
     return counted, f"{where}Counts of {most:,} tokens, of all phases{judged}."

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.options import add_import_options, add_json, add_loading, load, numbers, open_dataset, read_one_trace
-from moeviz.cli.output import frame_texts, note, print_findings, print_tables, progress, records
+from moeviz.cli.output import frame_texts, keep_when_stopped, note, print_findings, print_tables, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import no_layer, why_no_file
@@ -72,7 +72,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--labels",
         action=Several,
         metavar="FILE",
-        help="show labels that others gave to the experts beside ours: JSON of colibri's atlas or MoE_analysis; again "
+        help="show labels that others gave to the experts next to ours: JSON of colibri's atlas or MoE_analysis; again "
         "for more files",
     )
     parser.add_argument(
@@ -172,9 +172,10 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
             f"{model.name} runs in {model.info.backend}, where moeviz cannot {cannot}. Load the transformers "
             "checkpoint, or give a trace of it."
         )
+    keep_when_stopped()
     trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
     if not isinstance(model, LoadedModel):
-        note(f"{model.info.backend} shows no vectors: which experts are alike, and what they write, is not said.")
+        note(f"{model.info.backend} shows no vectors, so similar experts, and what they write, are left out.")
         return expert_table(trace), trace
     table, by_weights = expert_table(trace), nearest_by_weights(model.model)
     try:

@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
     from moeviz.analyses.lineage import lineage
 
     found = lineage(args.source, args.child, progress=partial(progress, says="compared {} of {} experts"))
-    lost = None if args.dataset is None else _lost(found.table, args)
+    lost = None if args.dataset is None else _lost_table(found.table, args)
     if args.json:
         facts = {name: getattr(found, name) for name in ("base", "child", "says", "formats", "chance", "threshold")}
         facts |= {"layers": found.layers, "experts": records(found.table)}
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _lost(table: "pd.DataFrame", args: Namespace) -> "pd.DataFrame":
+def _lost_table(table: "pd.DataFrame", args: Namespace) -> "pd.DataFrame":
     from moeviz.corpus.analyses import DatasetStatistics
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.metrics.lineage import lost_experts

@@ -26,9 +26,9 @@ from types import ModuleType
 from typing import Any
 
 from moeviz.cli.options import add_quiet
-from moeviz.cli.output import DONE, ERROR, QUIET, complain, note
+from moeviz.cli.output import ALL, DONE, ERROR, QUIET, STOPPED, complain, end_keeping, note
 from moeviz.cli.words import Parser, called, in_order, unknown_words
-from moeviz.errors import MoevizError
+from moeviz.errors import MoevizError, StopReading
 from moeviz.interrupted import CODE, stop_at_once
 from moeviz.text import cut, like, why_not_read
 
@@ -46,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not sys.warnoptions:  # what libraries remark on a stranger's file is not for the user, and not escaped
                 warnings.simplefilter("ignore")
         return _run(argv)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopReading):
         note("stopped")
         return CODE
     finally:
+        end_keeping()
         if argv is None:
             signal.signal(signal.SIGINT, stop_at_once)
 
@@ -60,6 +61,7 @@ def _run(argv: Sequence[str] | None) -> int:
         parser().print_help()
         return DONE
     (QUIET.set if getattr(args, "quiet", False) else QUIET.clear)()
+    (ALL.set if getattr(args, "all", False) else ALL.clear)()
     logging.basicConfig(format="moeviz: %(message)s")
     logging.getLogger("moeviz").setLevel(logging.WARNING if QUIET.is_set() else logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
@@ -69,6 +71,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         code: int = command(args.command).run(args)
         sys.stdout.flush()
+        if STOPPED.is_set():
+            raise KeyboardInterrupt
         return code
     except BrokenPipeError:  # `moeviz … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -41,7 +41,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layers", **numbers(int, 0))
     parser.add_argument("--token", type=number(int, 0), metavar="N")
     parser.add_argument("--partial", action="store_true")
-    parser.add_argument("--all", action="store_true")
     add_json(parser)
     add_segment(parser)
     add_import_options(parser)
@@ -175,7 +174,7 @@ def measure_chart(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.Data
         raise MissingField(f"This topic compares two layers. Give --layers A,B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
         if not isinstance(trace, RoutingTrace):
-            raise MissingField(f"A table of one token needs a trace, and {trace!r} does not hold where a token went.")
+            raise MissingField(f"A table of one token needs a trace, and {trace!r} does not record where a token went.")
         if args.token is None:
             raise MissingField(f"A table of one token needs --token N, from 0 to {len(trace.tokens) - 1}.")
         trace = trace.select(tokens=slice(args.token, args.token + 1))

@@ -5,11 +5,11 @@ Nothing heavy is imported here or at the top of a command's file, so `moeviz --h
 
 import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _ActionsContainer, _MutuallyExclusiveGroup
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from moeviz.cli.output import note, watched
+from moeviz.cli.output import note, progress, watched
 from moeviz.cli.words import Several, one_of_these
 from moeviz.errors import InvalidPrompt, MissingField, MoevizError
 from moeviz.text import cut, quoted, why_no_file, why_not_read
@@ -82,9 +82,11 @@ def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     return given
 
 
-def add_json(parser: ArgumentParser, says: str = "print JSON") -> None:
-    """Add --json."""
+def add_json(parser: ArgumentParser, says: str = "print JSON", *, table: bool = True) -> None:
+    """Add --json, and --all to a command that prints a `table`."""
     parser.add_argument("--json", action="store_true", help=says)
+    if table:
+        parser.add_argument("--all", action="store_true")
 
 
 def add_quiet(parser: ArgumentParser) -> None:
@@ -174,7 +176,7 @@ def add_judged_on(
 def add_import_options(parser: ArgumentParser) -> None:
     """Add the options for facts that a file of another program leaves out."""
     group = parser.add_argument_group(
-        "files of other programs", "They are recognised by what is in them. What a file does not say is asked for:"
+        "files of other programs", "They are recognised by their content. What a file lacks is asked for:"
     )
     group.add_argument("--format", metavar="NAME", help="read it as this format, as vllm or sglang-recorder")
     for name, (metavar, says) in IMPORT_OPTIONS.items():
@@ -235,13 +237,24 @@ def loading(args: Namespace) -> dict[str, Any]:
 
 def load(args: Namespace, name: str | None = None) -> "LoadedModel | EngineModel":
     """Open the model of a command, or the one of that name, in the engine that runs it, and note it."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import EmptyTqdm, disable_progress_bar, set_tqdm_hook
 
     from moeviz.capture.opening import load_model
 
     run_adapters(args)
+
+    class Shown(EmptyTqdm):
+        """Shows how many of the weights are loaded."""
+
+        def __iter__(self) -> Iterator[Any]:
+            parts = list(self._iterator)
+            for done, part in enumerate(parts, start=1):
+                yield part
+                progress(done, len(parts), "loaded {:,} of {:,} tensors")
+
     if not watched():
         disable_progress_bar()
+    set_tqdm_hook(lambda bar, given, how: Shown(*given) if given else bar(*given, **how))
     name = args.model if name is None else name
     note(f"loading {cut(name)}")
     return load_model(name, backend=args.backend if name == args.model else None, **loading(args))

@@ -4,15 +4,18 @@ files. No text from a file or a model can move the cursor of a terminal, or brea
 
 import json
 import shutil
+import signal
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 from textwrap import wrap
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from moeviz.errors import MoevizError
+from moeviz.errors import MoevizError, StopReading
 from moeviz.text import quoted, why_no_file
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
 DONE, FOUND, USAGE, ERROR = 0, 1, 2, 3
 WIDTH = 120  # columns of a terminal that does not report its width
 QUIET = Event()  # set with -q
+ALL = Event()  # set with --all
+LONG = 40  # rows of a table on a terminal without --all
+EVERY = 10.0  # seconds between two lines of progress where no terminal shows it
+STOP, STOPPED = Event(), Event()  # set by Ctrl-C after `keep_when_stopped`: until reading ends; until the command does
 MOST_NAMED = 24  # columns that a table leaves out and names
 ROWS = 10_000  # rows that become text at a time: text takes ten times the memory of numbers
 
@@ -44,10 +51,70 @@ def watched() -> bool:
     return sys.stderr.isatty() and not QUIET.is_set()
 
 
+class _Run:
+    """The run whose progress is shown: what it says, and when it began and was last shown."""
+
+    says, done, shown = "", 0, ""
+    began = spoke = 0.0
+
+
 def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
-    """Show the progress of a run, if a person watches."""
+    """Show the progress of a run and the time left: on a terminal at once, elsewhere a line every ten seconds.
+
+    Raises `StopReading` after Ctrl-C, if the command keeps what it has read.
+    """
+    now = time.monotonic()
+    if says != _Run.says or done < _Run.done:
+        _Run.says, _Run.shown, _Run.began, _Run.spoke = says, "", now, now
+    _Run.done = done
+    left = (now - _Run.began) * (total - done) / max(done - 1, 1)
+    line = says.format(done, total) + (f", {duration(left)} left" if left >= 1 else "")
     if watched():
-        print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
+        print(f"\rmoeviz: {line:<{len(_Run.shown)}}", end="\n" * (done == total), file=sys.stderr, flush=True)
+        _Run.shown = line
+    elif now - _Run.spoke >= EVERY or (done == total and _Run.shown):
+        note(line)
+        _Run.shown, _Run.spoke = line, now
+    if STOP.is_set():
+        STOP.clear()
+        raise StopReading
+
+
+def keep_when_stopped() -> None:
+    """From here on, Ctrl-C ends the reading of texts, and the command goes on with those read so far; again ends it."""
+    with suppress(ValueError):  # only the first thread of a process hears Ctrl-C
+        signal.signal(signal.SIGINT, _stop_reading)
+
+
+def end_keeping() -> None:
+    """Have Ctrl-C end a command at once again."""
+    STOP.clear()
+    STOPPED.clear()
+    if signal.getsignal(signal.SIGINT) is _stop_reading:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop_reading(*_signal: object) -> None:
+    if STOP.is_set():
+        raise KeyboardInterrupt
+    STOP.set()
+    STOPPED.set()
+    note("stopping: the result is of what was read so far. Ctrl-C again ends at once")
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> duration(8.0), duration(170.0), duration(7300.0), duration(205000.0)
+    ('8 s', '3 min', '2 h 2 min', '2 d 8 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
 
 
 def check_output(path: str | None, counts_only: bool = False) -> None:
@@ -136,7 +203,10 @@ def print_rows(as_json: bool, name: str, frame: "pd.DataFrame", findings: list[s
 
 
 def frame_text(frame: "pd.DataFrame") -> str:
-    """Return all rows of a table as text for a terminal."""
+    """Return a table as text: on a terminal its first 40 rows unless --all is given, elsewhere all of them."""
+    if len(frame) > LONG and sys.stdout.isatty() and not ALL.is_set():
+        more = f"The first {LONG} of {len(frame):,} rows. More: --all, or --json for programs."
+        return f"{frame_text(frame.head(LONG))}\n{more}"
     texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
     return frame.assign(**{name: frame[name].astype("str").map(visible_line) for name in texts}).to_string(index=False)
 
@@ -161,6 +231,9 @@ def fitting_text(frame: "pd.DataFrame", more: str = "--wide") -> str:
 
 def frame_texts(frame: "pd.DataFrame") -> Iterator[str]:
     """Yield a long table as texts of up to 10,000 rows, each of which begins with the names of the columns."""
+    if sys.stdout.isatty() and not ALL.is_set():
+        yield frame_text(frame)
+        return
     for start in range(0, max(len(frame), 1), ROWS):
         yield frame_text(frame.iloc[start : start + ROWS])
 

@@ -44,11 +44,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from moeviz.capture.models.known_models import known_counts
-    from moeviz.formats.exports import read_trace
-
     run_adapters(args)
     if args.known:
+        from moeviz.capture.models.known_models import known_counts
+
         table = known_counts()
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
@@ -56,7 +55,11 @@ def run(args: Namespace) -> int:
         return print_memory(args)
     if len(args.context) > 1 or args.batch or args.bits:
         raise MoevizError("Several lengths, --batch and --bits are for the table of memory. Add --memory.")
-    trace, (context,) = None if args.trace is None else read_trace(args.trace), args.context
+    trace, (context,) = None, args.context
+    if args.trace is not None:
+        from moeviz.formats.exports import read_trace
+
+        trace = read_trace(args.trace)
     facts = params_of(args.model, context, trace, args.backend)
     if args.gpu_memory is not None:
         facts["fits"] = fits_of(args.model, context, args.gpu_memory, args.gpus)
@@ -90,13 +93,16 @@ def params_of(
     Beside them stand the maker's figures; with a trace of the model, how many parameters its tokens touch. Raises
     `CaptureError` for a trace of another model, and for an engine that does not say how many parameters a model has.
     """
-    from moeviz.capture.models.load import model_facts
-    from moeviz.capture.opening import known_before
     from moeviz.model_info import PARTS
     from moeviz.parameters import CONVENTIONS, active_parameters
 
-    known = known_before(name, backend)
-    model = model_facts(name) if known is None else known.info
+    known, model = None, _written_down(name) if trace is None and backend is None else None
+    if model is None:
+        from moeviz.capture.models.load import model_facts
+        from moeviz.capture.opening import known_before
+
+        known = known_before(name, backend)
+        model = model_facts(name) if known is None else known.info
     if (counts := model.parameters) is None:
         raise CaptureError(f"{quoted(name)} runs in {model.backend}, which does not say how many parameters it has.")
     active = {convention: active_parameters(counts, model.top_k, convention) for convention in CONVENTIONS}
@@ -104,24 +110,45 @@ def params_of(
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
     if trace is not None:
-        facts["touched"] = _touched(model, trace)
+        facts["touched"] = _touched_counts(model, trace)
     if known is not None and known.memory:
         facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
     caches = None
     with suppress(CaptureError):  # moeviz cannot tell what it keeps of a text
-        if served := _served(name) if known is None else known.served:
+        if served := _served_facts(name) if known is None else known.served:
             caches = served.caches
-    return facts | _memory(counts.total, caches, tokens) | _published(model.name)
+    return facts | _memory(counts.total, caches, tokens) | _published_model(model.name)
+
+
+def _written_down(name: str) -> "ModelInfo | None":
+    """Return what the table of well-known models says of one: importing what counts takes seconds."""
+    from moeviz.model_info import ModelInfo
+
+    if (served := _known(name)) is None:
+        return None
+    layers = len(served.parameters.per_expert)
+    experts = (served.num_experts,) * layers
+    return ModelInfo(name, "transformers", (*range(layers),), experts, served.top_k, parameters=served.parameters)
 
 
 @cache  # it takes seconds, and a command asks twice
-def _served(name: str) -> "ServedModel":
+def _served_facts(name: str) -> "ServedModel":
+    if (known := _known(name)) is not None:
+        return known
     from moeviz.capture.opening import served_model
 
     return served_model(name)
 
 
-def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
+def _known(name: str) -> "ServedModel | None":
+    if Path(name).is_dir():  # of which there is no table, and pandas need not be imported
+        return None
+    from moeviz.serving.memory import known_model
+
+    return known_model(name)
+
+
+def _touched_counts(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
     from moeviz.metrics.parameters import touched_growth
 
     if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
@@ -146,11 +173,11 @@ def _memory(total: int, layers: "tuple[LayerCache, ...] | None", tokens: int) ->
 def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, Any]:
     """Report which parts of a model fit into these cards: by bits per weight, and with 4 bits of bitsandbytes.
 
-    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
+    Raises `CaptureError` if moeviz cannot tell what the model keeps of a text.
     """
     from moeviz.serving.memory import fit_sentence, memory_on_cards
 
-    served = _served(name)
+    served = _served_facts(name)
     frame = memory_on_cards(served, gigabytes, cards, context=tokens)
     facts = {"sentence": fit_sentence(frame), "by_precision": records(frame)}
     return facts | {"bitsandbytes": _in_bitsandbytes(name, served.parameters.total, frame)}
@@ -175,7 +202,7 @@ def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, 
     }
 
 
-def _published(name: str) -> dict[str, Any]:
+def _published_model(name: str) -> dict[str, Any]:
     from moeviz.capture.models.known_models import KNOWN_MODELS
 
     if (known := KNOWN_MODELS.get(name)) is None:

@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
         return _over_texts(args)
     prompt = read_prompt(args)
     if args.beside is not None:
-        return _beside(args, prompt)
+        return _compare_prompt(args, prompt)
     from moeviz.capture.engine_table import engine_of
     from moeviz.checks import precision
 
@@ -54,7 +54,7 @@ def _over_texts(args: Namespace) -> int:
     return 0
 
 
-def _beside(args: Namespace, prompt: str) -> int:
+def _compare_prompt(args: Namespace, prompt: str) -> int:
     """Run the prompt in both models, and print where their routers differ."""
     from moeviz.capture.trace import trace
 

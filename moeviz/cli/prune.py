@@ -16,7 +16,7 @@ from moeviz.cli.options import (
     numbers,
     one_of,
 )
-from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_parent, frame_text, keep_when_stopped, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
@@ -70,6 +70,7 @@ def run(args: Namespace) -> int:
     )
     model = load_inside(args)
     other = judged_on_other(args)
+    keep_when_stopped()
     curve = pruning_curve(
         model,
         texts,

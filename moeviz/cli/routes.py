@@ -90,7 +90,6 @@ def run(args: Namespace) -> int:
 
 
 def _first_of_each(texts: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
-    """Return the first texts of each kind."""
     seen, kept = dict[str, int](), []
     for label, text in texts:
         seen[label] = seen.get(label, 0) + 1

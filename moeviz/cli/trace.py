@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: ArgumentParser) -> None:
     add_prompt(parser).add_argument("--messages", metavar="FILE")
+    parser.add_argument("--image", action="append", default=[], metavar="FILE")
     parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
     parser.add_argument("--max-new-tokens", type=number(int, 0), default=0, metavar="N")
@@ -40,7 +41,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true")
     add_counts_only(parser)
     parser.add_argument("--kernels", action=BooleanOptionalAction)
-    add_json(parser, "print the summary as JSON")
+    add_json(parser, "print the summary as JSON", table=False)
 
 
 def run(args: Namespace) -> int:
@@ -118,6 +119,7 @@ def conversations_at(path: str) -> "tuple[Conversation, ...]":
 def request_of(args: Namespace, prompts: "tuple[Prompt, ...]") -> "CaptureRequest":
     """Return the request of the options. Raises, before a model is opened, for a request that cannot be."""
     from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.images import pictures_of
     from moeviz.capture.run.request import CaptureRequest
 
     return CaptureRequest(
@@ -132,6 +134,7 @@ def request_of(args: Namespace, prompts: "tuple[Prompt, ...]") -> "CaptureReques
         system=args.system,
         next_tokens=args.next_tokens,
         outputs=args.outputs,
+        images=pictures_of(args.image),
     )
 
 
@@ -153,6 +156,7 @@ def decoding_of(args: Namespace) -> "HowToDecode":
 def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
     """Return a trace's facts and the busiest expert of each layer, for JSON."""
     from moeviz.metrics.load import expert_load
+    from moeviz.metrics.parameters import varying_routes_in_words
 
     load, model = expert_load(trace), trace.model
     busiest = load[load["rank"] == 1].drop(columns="rank")
@@ -169,6 +173,8 @@ def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
         "num_experts": list(model.num_experts),
         "zero_experts": model.zero_experts,
         "top_k": model.top_k,
+        **({"images": _images(trace)} if trace.images else {}),
+        **({} if (varying := varying_routes_in_words(trace)) is None else {"computing": varying}),
         "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
         "busiest": busiest.to_dict("records"),
         **(
@@ -177,6 +183,15 @@ def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
             else {"next": [{"text": text, "p": p} for text, p in trace.next_tokens.after(-1)]}
         ),
     }
+
+
+def _images(trace: "RoutingTrace") -> list[dict[str, Any]]:
+    """Return size and number of tokens of each image of the prompt, for JSON."""
+    of = trace.tokens.loc[trace.tokens["kind"] == "image", "image"].value_counts()
+    return [
+        {"width": one.width, "height": one.height, "tokens": int(of.get(number, 0)), "note": one.note}
+        for number, one in enumerate(trace.images)
+    ]
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -191,9 +206,16 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines = [
         f"model      {visible_line(summary['model'])}{site}",
         f"tokens     {tokens['prompt']} in the prompt, {tokens['generated']} generated{last}",
+        *(
+            f"image {number:<5}{one['width']:,} x {one['height']:,} pixels, {one['tokens']:,} of the tokens"
+            + (f"; {visible_line(one['note'])}" if one["note"] else "")
+            for number, one in enumerate(summary.get("images", ()))
+        ),
         f"{summary['layer_kind'] + 's':<10} {summary['moe_layers']} with experts{of_all}",
         f"experts    {' or '.join(map(str, experts))} per layer{zero}, {summary['top_k']} per token",
     ]
+    if summary.get("computing"):
+        lines.append(f"computing  {summary['computing']}")
     if summary["recorded_by"]:
         lines.append(f"recorded   by {visible_line(summary['recorded_by'])}")
     if summary["decoding"]:

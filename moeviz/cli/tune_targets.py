@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_output, note, print_rows, progress
+from moeviz.cli.output import check_output, keep_when_stopped, note, print_rows, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
@@ -40,6 +40,7 @@ def run(args: Namespace) -> int:
     if both := {text for _, text in texts} & {text for _, text in base}:
         raise MoevizError(f"{len(both):,} of the texts are among those that they are compared with. Give others.")
     model = load_inside(args)
+    keep_when_stopped()
     says = partial(progress, says="read {:,} of {:,} texts")
     pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
     found = tune_targets(pair, args.score, args.share)

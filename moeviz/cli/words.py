@@ -149,16 +149,16 @@ def in_order(parser: ArgumentParser, words: Sequence[str]) -> list[str]:
             continue
         rest = list(words[at + 1 :])
         return [*words[: at + 1], *(in_order(commands[word], rest) if word in commands else rest)]
-    options, seen, others, last = _divided(parser, list(words))
+    options, seen, others, last = _split_words(parser, list(words))
     sure = [word for word, option in others if option is None]
-    if len(sure) + len(last) >= _needed(parser, seen):  # the rest can be options' values
+    if len(sure) + len(last) >= _count_needed(parser, seen):  # the rest can be options' values
         options += [f"{option}={word}" for word, option in others if option is not None]
         others = [pair for pair in others if pair[1] is None]
     given = [word for word, _ in others]
     return [*options, "--", *given, *last] if last else [*given, *options]
 
 
-def _divided(
+def _split_words(
     parser: ArgumentParser, words: list[str]
 ) -> tuple[list[str], set[Action], list[tuple[str, str | None]], list[str]]:
     """Split words into options with values; their actions; other words, with their possible options; words after --."""
@@ -222,7 +222,7 @@ def _action(parser: ArgumentParser, word: str) -> Action | None:
     return known.get(word[:2])
 
 
-def _needed(parser: ArgumentParser, seen: set[Action]) -> int:
+def _count_needed(parser: ArgumentParser, seen: set[Action]) -> int:
     """Return the number of positional words that a command needs, given these options."""
     must = sum(not action.option_strings and action.nargs in (None, "+") for action in parser._actions)
     for group in parser._mutually_exclusive_groups:

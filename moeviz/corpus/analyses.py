@@ -177,5 +177,5 @@ FROM_TABLES["balance_over_time"] = balance_over_time
 
 
 def answer_of(metric: Callable[..., Any]) -> Analysis | None:
-    """Find the analysis that has the numbers of a metric; None where a dataset does not keep what it needs."""
+    """Find the analysis that has the numbers of a metric; None if a dataset does not keep what it needs."""
     return FROM_TABLES.get(metric.__name__) or FROM_ROWS.get(metric.__name__)

@@ -90,21 +90,21 @@ class Tracer:
     def look(self) -> tuple[FirstLook | None, str]:
         """Open the model and return its facts, before it reads a text; or the reason why it cannot be opened."""
         try:
-            return first_look(self._opened(), self.job.wanted), ""
+            return first_look(self._open_model(), self.job.wanted), ""
         except (MoevizError, OSError) as error:
             return None, self._sentence(error)
 
     def write(self, shard: int, digest: str) -> tuple[int, str]:
         """Write a shard of the plan with this digest; return its number, and "" or why it could not be written."""
         try:
-            folder = self._planned(digest)
+            folder = self._read_plan(digest)
             if not folder.has(shard):
-                write_shard(self._opened(), self.job.files, folder, shard, lambda texts: None)
+                write_shard(self._open_model(), self.job.files, folder, shard, lambda texts: None)
             return shard, ""
         except (MoevizError, OSError) as error:
             return shard, self._sentence(error)
 
-    def _opened(self) -> LoadedModel | EngineModel:
+    def _open_model(self) -> LoadedModel | EngineModel:
         if self.model is None:
             if not self.job.gpus:
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no card from an actor that asked for none
@@ -114,12 +114,12 @@ class Tracer:
             torch.set_num_threads(self.job.threads)
         return self.model
 
-    def _planned(self, digest: str) -> DatasetFolder:
+    def _read_plan(self, digest: str) -> DatasetFolder:
         if self.folder is None:
             plan = plan_in(self.job.folder)
             if plan is None or digest_of(plan) != digest:
                 raise MoevizError(f"{quoted(self.job.folder)} is another folder there. Every machine needs the same.")
-            first = first_look(self._opened(), self.job.wanted)
+            first = first_look(self._open_model(), self.job.wanted)
             planned = plan["weights_identity"], plan.get(IN_MEMORY, first.in_memory)
             if (first.identity, first.in_memory) != planned:
                 raise MoevizError(
@@ -141,7 +141,7 @@ def check_ray(cluster: Cluster) -> None:
     address = cluster.address
     if address is not None and address != "auto" and not re.fullmatch(r"[\w.-]+:\d+|\[[\da-f:]+\]:\d+", address):
         raise MoevizError(
-            f"{quoted(address)} is no address of a Ray cluster. Give auto on a machine of the cluster, or the "
+            f"{quoted(address)} is not the address of a Ray cluster. Give auto on a machine of the cluster, or the "
             "HOST:PORT of its head; texts come before --ray."
         )
     if cluster.gpus > 1 and cluster.gpus % 1:

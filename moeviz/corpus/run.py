@@ -231,19 +231,19 @@ def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
 
 def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None) -> dict[str, Any]:
     """Plan a run of these texts and settings. One that goes on takes sizes and threads of the run that was begun."""
-    shard_bytes = wanted.shard_bytes or _begun(begun, "shard_bytes", SHARD_BYTES)
+    shard_bytes = wanted.shard_bytes or _read_planned_number(begun, "shard_bytes", SHARD_BYTES)
     shards = planned(files, shard_bytes, wanted.lines)
     kept = Kept(wanted.weights if first.weights else "none", wanted.text)
     batch_tokens = first.batch_tokens
     if wanted.batch_tokens is None:
-        batch_tokens = _begun(begun, "batch_tokens", batch_tokens, least=0)
+        batch_tokens = _read_planned_number(begun, "batch_tokens", batch_tokens, least=0)
     how = {
         "weights_identity": first.identity,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
         "lines": wanted.lines,
         "shard_bytes": shard_bytes,
         "batch_tokens": batch_tokens,
-        "threads": wanted.threads or _begun(begun, "threads", first.threads),
+        "threads": wanted.threads or _read_planned_number(begun, "threads", first.threads),
     }
     if wanted.outputs:
         how["outputs"] = True
@@ -270,7 +270,7 @@ def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
     return digest.hexdigest()
 
 
-def _begun(begun: dict[str, Any] | None, name: str, otherwise: int, least: int = 1) -> int:
+def _read_planned_number(begun: dict[str, Any] | None, name: str, otherwise: int, least: int = 1) -> int:
     """Read a number from the plan of the unfinished run. A wrong one is found when the plans are compared."""
     value = (begun or {}).get(name)
     return value if type(value) is int and value >= least else otherwise

@@ -136,7 +136,7 @@ def _of_lines(path: Path, number: int, offset: int, json: bool) -> Iterator[Text
 
 
 def _of_parquet(path: Path, number: int, offset: int) -> Iterator[Text]:
-    """One row per text: the column `text` and, if present, `label`, or else `kind`."""
+    """Yield one row per text: the column `text` and, if present, `label`, or else `kind`."""
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names

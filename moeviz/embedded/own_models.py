@@ -46,7 +46,7 @@ def model_folder(name: str) -> Path:
     if (why := why_not_here(name)) is not None:
         raise ModelNotFound(why)
     folder = found_folder(name)
-    assert folder is not None, "what is here has a folder"
+    assert folder is not None, "an installed model has a folder"
     return folder
 
 
@@ -67,7 +67,7 @@ def why_not_here(name: str) -> str | None:
 
 
 def found_folder(name: str) -> Path | None:
-    """Return the folder of one of these models, whatever is in it; None where it is not installed."""
+    """Return the folder of one of these models, whatever is in it; None if it is not installed."""
     own = OWN_MODELS[name]
     if not own.folder:
         return embedded_path()

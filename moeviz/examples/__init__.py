@@ -38,7 +38,7 @@ def write_examples(folder: str | Path) -> dict[str, str]:
 
     Texts are held-out ones that ship with the embedded model, models are copies of it, and servers' answers are of its
     recorded example; trace, counts and dataset are made up, by `sample_trace`. Where MLX is missing, so is its folder.
-    Raises `OSError` where the folder is there or cannot be made.
+    Raises `OSError` if the folder is there or cannot be made.
     """
     target = Path(folder)
     target.mkdir(parents=True)
@@ -136,7 +136,7 @@ OF_A_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 def write_packed_copy(source: Path, folder: Path, bits: int = 4) -> None:
-    """Write a Mixtral of transformers, a folder, as mlx-lm packs it. Raises `CaptureError` where MLX is missing."""
+    """Write a Mixtral of transformers, a folder, as mlx-lm packs it. Raises `CaptureError` if MLX is missing."""
     from moeviz.capture.engines.mlx.installed import need_mlx
 
     need_mlx()

@@ -7,6 +7,7 @@
 | token_id | int32 | in the vocabulary, -1 if unknown |
 | token | str | the token's text |
 | label, segment | str | only in traces that have them |
+| kind, image, view, x0, y0, x1, y1 | str, int32, str, float32 | only in traces with images: see `moeviz.image_tokens` |
 | layer | int32 | the model's own index of the layer |
 | slot | int16 | 0 = the expert with the highest weight, if the order of slots is known |
 | expert | int16 | its id |
@@ -29,6 +30,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.formats.table_facts import TEXTS, all_tokens, checked_columns, mark_not_recorded, refuse_rows
 from moeviz.formats.trace_facts import model_of
+from moeviz.image_tokens import IMAGE_COLUMNS, images_of_json
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, OPTIONAL_COLUMNS, RoutingTrace, sort_slots, token_frame
 
@@ -49,6 +51,7 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     columns: dict[str, pd.Series | np.ndarray] = {"sequence": tokens["sequence"], "position": tokens["position"]}
     columns |= {"phase": tokens["phase"], "token_id": tokens["token_id"], "token": tokens["text"]}
     columns |= {name: tokens[name].astype("str") for name in OPTIONAL_COLUMNS if name in tokens}
+    columns |= {name: tokens[name] for name in IMAGE_COLUMNS if name in tokens}
     columns["layer"] = np.asarray(trace.model.layers, np.int32)[layer]
     columns |= {"slot": slot.astype(np.int16), "expert": expert, "weight": weight}
     if trace.logits is not None:
@@ -90,6 +93,8 @@ def trace_of_table(
             f"The table has the columns {shown(list(table.columns))}, and a trace also needs {', '.join(missing)}. "
             "Give one row per chosen expert, with at least position, layer and expert."
         )
+    if facts is None:  # what other programs call "kind" or "image" is something else
+        table = table.drop(columns=[*IMAGE_COLUMNS], errors="ignore")
     columns = checked_columns(table)
     if not len(table) and facts is None:
         raise InvalidTrace("The table has no rows. A trace needs one row per chosen expert.")
@@ -138,7 +143,7 @@ def _stated_trace(columns: pd.DataFrame, facts: dict[str, Any], max_bytes: int) 
             f"The table's facts say {shown(facts.get('weights'))} for weights, and its rows disagree. Remove the "
             "facts to open it as a plain table."
         )
-    return RoutingTrace(model, tokens, experts, weights if stated else None)
+    return RoutingTrace(model, tokens, experts, weights if stated else None, images=images_of_json(facts.get("images")))
 
 
 def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -146,14 +151,17 @@ def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     key = columns["sequence"].to_numpy() * 2**31 + columns["position"].to_numpy()
     token, _ = pd.factorize(key)
     first = np.unique(token, return_index=True)[1]
-    facts = columns[[name for name in ("sequence", "position", "token_id", *TEXTS) if name in columns]]
+    kept = dict.fromkeys(("sequence", "position", "token_id", *TEXTS, *IMAGE_COLUMNS))
+    facts = columns[[name for name in kept if name in columns]]
     tokens = facts.iloc[first].reset_index(drop=True)
     for name in facts.columns:
         stated, expected = columns[name].to_numpy(), tokens[name].to_numpy()[token]
-        refuse_rows(columns[name], stated != expected, "be the same in every row of one sequence and position")
+        other = (stated != expected) & ~(pd.isna(stated) & pd.isna(expected))
+        refuse_rows(columns[name], other, "be the same in every row of one sequence and position")
     arrays = {name: tokens[name].to_numpy() for name in ("sequence", "position", "token_id", "phase")}
     frame = token_frame(text=list(tokens["token"]), **arrays)
-    return token, frame.assign(**{name: tokens[name] for name in OPTIONAL_COLUMNS if name in tokens})
+    more = {name: tokens[name] for name in (*OPTIONAL_COLUMNS, *IMAGE_COLUMNS) if name in tokens}
+    return token, frame.assign(**more).astype({name: kind for name, kind in IMAGE_COLUMNS.items() if name in more})
 
 
 def _ranks(group: np.ndarray, given: np.ndarray) -> np.ndarray:

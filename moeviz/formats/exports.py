@@ -156,8 +156,8 @@ def open_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: 
     check_size(data, max_bytes)
     if is_torch(data):
         raise InvalidTrace(
-            f"{quoted(PurePath(filename).name)} is a file of torch, and those are opened only where they lie, by "
-            "“moeviz convert”. Convert it to .npz first."
+            f"{quoted(PurePath(filename).name)} is a file of torch, which only “moeviz "
+            "convert” opens, on the machine that has it. Convert it to .npz first."
         )
     return opened_in(Source(PurePath(filename).name, {PurePath(filename).name: data}, max_bytes), None, options)
 

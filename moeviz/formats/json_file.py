@@ -9,6 +9,7 @@
       "weights": [[[weight, ...], ...], ...],        the same shape, or null for the whole of it
       "logits":  [[[logit, ...], ...], ...],         layers x tokens x experts, or null; one null = no such expert
       "next_tokens": {...}, "outputs": {...}         if the trace has them: as in a trace file, arrays in base64
+      "images":  [{"width": ..., "height": ..., "sha256": ..., "note": ...}]       if the prompt had images
     }
 
 Numbers have as many digits as float32 needs. It is strict JSON, without NaN and Infinity: a logit of -infinity is null.
@@ -27,7 +28,7 @@ from moeviz.formats.trace_facts import check_size, facts_of, model_of, parse_jso
 from moeviz.formats.trace_file import optional_parts_as_json, optional_parts_of
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
-KEYS = {"format", "model", "tokens", "experts", "weights", "logits", "next_tokens", "outputs"}
+KEYS = {"format", "model", "tokens", "experts", "weights", "logits", "next_tokens", "outputs", "images"}
 BYTES_A_VALUE = 32  # of memory, while a number, a text or a list is read
 
 

@@ -18,11 +18,12 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
 from moeviz.formats.table_facts import INTEGERS, TEXTS, check_names, facts_beside_table
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
+from moeviz.image_tokens import BOX, IMAGE_COLUMNS
 from moeviz.routing_trace import RoutingTrace
 
 KEY, DIGEST = b"moeviz", b"moeviz_sha256"  # of the metadata: the facts, and their digest
 MAX_TEXT_BYTES, TEXT_A_BYTE = 2**23, 16  # of text for each row of a small file, or of a larger one, by its size
-READ = (*INTEGERS, *TEXTS, "weight")
+READ = (*INTEGERS, *TEXTS, *BOX, "weight")
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
 
 
@@ -55,7 +56,8 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         _check_declared_size(file.metadata, max_bytes)
         metadata = file.schema_arrow.metadata or {}
         facts = metadata.get(KEY)
-        names = [name for name in file.schema_arrow.names if name in READ]
+        known = READ if facts is not None else set(READ) - set(IMAGE_COLUMNS)
+        names = [name for name in file.schema_arrow.names if name in known]
         check_names(names)
         texts = [name for name in names if name in TEXTS]
         # A dictionary keeps a text once, however many rows repeat it: a small file cannot unfold into a large table.

@@ -7,6 +7,7 @@
 | weights | whether they are known |
 | idle_tokens | the tokens without a row: columns as in JSON |
 | token_order | the place of each token among all tokens by sequence and position, as runs |
+| images | of a prompt with images: width, height, sha256 and note of each |
 | not_recorded | for each layer in which some tokens are not recorded, by its index: those tokens, as runs |
 
 Runs are a short way to list which tokens of a long trace are meant: `[[0, 3], [7, 1]]` is 0, 1, 2, 7. Each run has its
@@ -22,6 +23,7 @@ from jaxtyping import Float32, Float64
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, shown
 from moeviz.formats.trace_facts import MAX_INT32, facts_of, tokens_as_json, tokens_of
+from moeviz.image_tokens import BOX, IMAGE_COLUMNS, LARGEST_SIDE, MOST_IMAGES, NO_IMAGE, TEXT, images_as_json
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, OPTIONAL_COLUMNS, PHASES, RoutingTrace
 
@@ -39,6 +41,7 @@ def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
         "idle_tokens": tokens_as_json(trace.tokens.iloc[np.flatnonzero(~filled.any(axis=(0, 2)))]),
         "token_order": runs_of(np.argsort(_by_place(trace.tokens))),
         "not_recorded": missing,
+        **({"images": images_as_json(trace.images)} if trace.images else {}),
     }
 
 
@@ -50,8 +53,8 @@ def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -
     without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
         raise InvalidTrace(
-            "The tokens of the rows and those of the facts differ: only one of the two has labels, or segments. "
-            + PLAIN
+            "The tokens of the rows and those of the facts differ: only one of the two has labels, or images, or "
+            f"segments. {PLAIN}"
         )
     both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
     order = _stated_order(both, facts.get("token_order"))
@@ -135,9 +138,11 @@ INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means 
     "layer": (0, MAX_INT32, None),
     "slot": (0, MAX_INT32, None),
     "expert": (0, MAX_EXPERTS - 1, None),
+    "image": (NO_IMAGE, MOST_IMAGES - 1, NO_IMAGE),
 }
-TEXTS = {"phase": "prompt", "token": "", **dict.fromkeys(OPTIONAL_COLUMNS, "")}
-NUMBERS = ("weight", "logit", "probability")
+TEXTS = {"phase": "prompt", "token": "", **dict.fromkeys(OPTIONAL_COLUMNS, ""), "kind": TEXT, "view": ""}
+OPTIONAL = (*OPTIONAL_COLUMNS, *IMAGE_COLUMNS)  # columns that a trace has or not
+NUMBERS = ("weight", "logit", "probability", *BOX)
 
 
 def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
@@ -150,15 +155,17 @@ def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
     for name, (low, high, default) in INTEGERS.items():
         if name in table:
             columns[name] = _whole(table[name], low, high, default)
-        elif default is not None:
+        elif default is not None and name not in OPTIONAL:
             columns[name] = pd.Series(default, index=table.index, dtype=np.int64)
     for name, text in TEXTS.items():
         if name in table:
             columns[name] = table[name].astype("str").fillna(text)
-        elif name not in OPTIONAL_COLUMNS:
+        elif name not in OPTIONAL:
             columns[name] = pd.Series(text, index=table.index, dtype="str")
     wrong = ~columns["phase"].isin(PHASES.categories)
     refuse_rows(columns["phase"], wrong, f"be {' or '.join(PHASES.categories)}")
+    for name in (name for name in BOX if name in table):
+        columns[name] = _box(table[name])
     weights = _weights(table["weight"]) if "weight" in table else np.full(len(table), np.nan)
     return pd.DataFrame(columns, index=table.index).assign(weight=weights)
 
@@ -209,6 +216,14 @@ def _weights(column: pd.Series) -> np.ndarray:
         good = np.isfinite(numbers.to_numpy(np.float64).astype(np.float32))
     refuse_rows(column, ~good, "be a finite number, or empty in every row")
     return column.to_numpy(dtype=object).astype(np.float64).astype(np.float32)
+
+
+def _box(column: pd.Series) -> pd.Series:
+    """One side of boxes as float32; NaN if a cell is empty."""
+    numbers, empty = _numbers(column)
+    values = numbers.to_numpy(np.float64)
+    refuse_rows(column, ~(empty.to_numpy(bool) | ((values >= 0) & (values <= LARGEST_SIDE))), "be pixels, or empty")
+    return pd.Series(values, index=column.index, dtype=np.float32)
 
 
 def short_floats(values: Float32[np.ndarray, "*any"]) -> Float64[np.ndarray, "*any"]:

@@ -7,7 +7,8 @@ is JSON in UTF-8. numpy reads it without moeviz:
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
 The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
-arrays in base64, and so are the figures of experts' outputs under "outputs".
+arrays in base64, and so are the figures of experts' outputs under "outputs"; sizes and digests of its images
+are under "images".
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -35,6 +36,7 @@ from moeviz.formats.trace_facts import (
     tokens_as_json,
     tokens_of,
 )
+from moeviz.image_tokens import images_as_json, images_of_json
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
 from moeviz.text import is_text
@@ -141,12 +143,14 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tu
 
 
 def optional_parts_as_json(trace: RoutingTrace) -> dict[str, Any]:
-    """Return a trace's next tokens and outputs, those that it has, ready for JSON: arrays as their bytes in base64."""
-    parts = {}
+    """Return the next tokens, outputs and images of a trace, those that it has, for JSON: arrays as bytes in base64."""
+    parts: dict[str, Any] = {}
     if trace.next_tokens is not None:
         parts["next_tokens"] = _next_as_json(trace.next_tokens)
     if trace.outputs is not None:
         parts["outputs"] = {name: _pack(part, "<f4") for name, part in trace.outputs.arrays().items()}
+    if trace.images:
+        parts["images"] = images_as_json(trace.images)
     return parts
 
 
@@ -155,6 +159,7 @@ def optional_parts_of(content: dict[str, Any], slots: tuple[int, int, int]) -> d
     return {
         "next_tokens": _next_of(content.get("next_tokens"), *slots[:2]),
         "outputs": _outputs_of(content.get("outputs"), slots),
+        "images": images_of_json(content.get("images")),
     }
 
 

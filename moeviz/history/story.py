@@ -193,7 +193,7 @@ def compete() -> Scene:
     quoted |= {"ratio": f"{epochs[0] / epochs[1]:.2f}", "seeds": spelled(STARTS)}
     quoted |= {"right": percent(right[0]), "network_right": percent(right[1])}
     lines = result.expert_lines[-1].T[leading].tolist()
-    drawn = {"says": _said_of_vowels(result.state()), "lines": lines, "curves": shown.curves()}
+    drawn = {"says": _answers_for_vowels(result.state()), "lines": lines, "curves": shown.curves()}
     return Scene("vowels", trace.select(tokens=stand_in().training), meters_of(trace), quoted, drawn)
 
 
@@ -204,7 +204,7 @@ def tree() -> Scene:
     quoted = {"passes": passes, "epochs": round(rivals().mean("epochs")[0])}
     quoted |= {"right": percent(result.train_accuracy)}
     shown = trace.select(tokens=stand_in().training)
-    drawn = {"says": _said_of_vowels(result.tree(), "answers"), "tree": True}
+    drawn = {"says": _answers_for_vowels(result.tree(), "answers"), "tree": True}
     return Scene("vowels", shown, meters_of(_last(trace)), quoted, drawn)
 
 
@@ -212,7 +212,7 @@ def layers() -> Scene:
     """2013: two layers, with the constraint that keeps them balanced."""
     trace = shipped_trace("deep-mixture")
     quoted = {"experts": trace.model.num_experts[-1], "paths": int(np.prod(trace.model.num_experts))}
-    return Scene("moved digits", _moved(trace), meters_of(trace), quoted, {"load": _work(trace)})
+    return Scene("moved digits", _moved_inputs(trace), meters_of(trace), quoted, {"load": _work(trace)})
 
 
 def unbalanced_layers() -> Scene:
@@ -222,7 +222,7 @@ def unbalanced_layers() -> Scene:
     layer = int(np.argmax([max(of) for of in load]))
     quoted = {"greedy": int(np.argmax(load[layer])), "share": percent(max(load[layer]) / sum(load[layer]))}
     quoted |= {"layer": trace.model.layers[layer]}
-    return Scene("moved digits", _moved(trace), meters_of(trace), quoted, {"load": load})
+    return Scene("moved digits", _moved_inputs(trace), meters_of(trace), quoted, {"load": load})
 
 
 def switches() -> Scene:
@@ -326,7 +326,6 @@ def spelled(number: int) -> str:
 
 
 def _vowels() -> Inputs:
-    """Return the vowels that the systems learn from."""
     data, trace = stand_in(), _last(shipped_trace("local-experts")).select(tokens=stand_in().training)
     mine, groups = data.training, trace.tokens["label"].tolist()
     at, wanted = (of[mine].astype(int).tolist() for of in (data.formants, encode(data)[1]))
@@ -340,9 +339,11 @@ def _moved_digits() -> Inputs:
     places, kind = np.divmod(rows, 10)
     right, down = part("deep-mixture", "model").moves(places)
     images = digits()[1].images[moved_images()[kind, places]]
-    first = _nearest(_moved(trace).weights[:, :, 0].max(axis=0), UNDECIDED)
+    first = _nearest(_moved_inputs(trace).weights[:, :, 0].max(axis=0), UNDECIDED)
     moves = np.column_stack([right, down]).tolist()
-    return Inputs("pixels", _names(_moved(trace)), first, _of_digits(images) | {"rows": list(PLACES), "moves": moves})
+    return Inputs(
+        "pixels", _names(_moved_inputs(trace)), first, _of_digits(images) | {"rows": list(PLACES), "moves": moves}
+    )
 
 
 def moved_images() -> np.ndarray:
@@ -381,7 +382,7 @@ def _texts() -> Inputs:
     return Inputs("texts", _names(_with_sentence(reference_routing(), one_sentence().chosen)), starts[0], drawn)
 
 
-def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
+def _answers_for_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
     """Return each expert's answer for each vowel."""
     data = stand_in()
     said: np.ndarray = getattr(state, answers)(encode(data)[0])[data.training]
@@ -389,16 +390,14 @@ def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
 
 
 def _moved_rows() -> np.ndarray:
-    """Return rows of the trace of the deep mixture: ten kinds at each of 81 places."""
     return np.concatenate([10 * place + np.arange(10) for place in PLACES.values()])
 
 
-def _moved(trace: RoutingTrace) -> RoutingTrace:
+def _moved_inputs(trace: RoutingTrace) -> RoutingTrace:
     return trace.select(tokens=_moved_rows())
 
 
 def _digits_in_order() -> np.ndarray:
-    """Return the first test image of each kind of digit."""
     test = digits()[1].digit
     return np.array([(test == kind).argmax() for kind in range(10)])
 
@@ -493,11 +492,8 @@ def _words_of(row: dict[str, Any]) -> dict[str, Any]:
 def _step(row: dict[str, Any]) -> Step:
     words = _words_of(row)
     halves = [_words_of(half) for half in words.pop("halves")]
-    return Step(**words, halves=tuple(Half(**half | _looked_up(half)) for half in halves))
-
-
-def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
-    return {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))}
+    halves = [half | {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))} for half in halves]
+    return Step(**words, halves=tuple(Half(**half) for half in halves))
 
 
 _BEFORE_WORDS = (one_network, compete, tree, layers, unbalanced_layers, switches)

@@ -33,7 +33,7 @@ class System:
     equation: str  # LaTeX
     source: str  # of the equation and of all the rest, and what else there is to know
     not_reproduced: str
-    trains: bool = True  # False where there is nothing to train here
+    trains: bool = True  # False if there is nothing to train here
 
 
 def _read(path: Path) -> System:

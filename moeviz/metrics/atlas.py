@@ -43,7 +43,7 @@ def atlas(trace: RoutingTrace) -> Atlas:
     """Compute the atlas of a trace, of a sample of whole texts where it is large (`sample_of_texts`).
 
     Tokens are drawn (seed 7) from an expert's first choices where these are known, and from all that it has where they
-    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` where
+    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` if
     nothing is recorded, or the tokens have neither labels nor texts.
     """
     check_recorded(trace)
@@ -70,7 +70,7 @@ def atlas(trace: RoutingTrace) -> Atlas:
         of[row] = np.bincount(kind[recorded[row] & (kind >= 0)], minlength=C)
         tokens[row] = np.bincount(expert, minlength=E)
         shown = ~special[token] & ((slot == 0) | (not trace.ordered))
-        drawn[row] = _drawn(token[shown], expert[shown], text, E, rng)
+        drawn[row] = _draw_rows(token[shown], expert[shown], text, E, rng)
         keeps[row] = _keeping(code[token], expert, code[recorded[row] & ~special], E)
     return Atlas(trace, columns, kinds, by, kind, counts, of, tokens, recorded.sum(axis=1), drawn, text, code, keeps)
 
@@ -107,8 +107,8 @@ def _kinds(trace: RoutingTrace, classes: np.ndarray) -> tuple[list[str], np.ndar
     return list(names), codes.astype(np.int64), "kinds"
 
 
-def _drawn(token: np.ndarray, expert: np.ndarray, text: np.ndarray, E: int, rng: np.random.Generator) -> np.ndarray:
-    """(E, 3) rows of an expert's tokens, drawn at random, from different texts if it has enough."""
+def _draw_rows(token: np.ndarray, expert: np.ndarray, text: np.ndarray, E: int, rng: np.random.Generator) -> np.ndarray:
+    """Return (E, 3) rows of an expert's tokens, drawn at random, from different texts if it has enough."""
     order = rng.permutation(len(token))
     table = pd.DataFrame({"expert": expert[order], "row": token[order], "text": text[token[order]]})
     again = table.duplicated(["expert", "text"])

@@ -54,7 +54,7 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
         parts += [(str(group), counted.of_group(at)) for at, group in enumerate(counted.groups)]
     found = [(part, group, layer) for part, (group, of) in enumerate(parts) for layer in _layers(of, counted)]
     cells = sum(layer.num_experts for _, _, layer in found)
-    frames = [_layer_beside_luck(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
+    frames = [_layer_against_chance(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)].astype(COLUMNS)
 
 
@@ -63,7 +63,7 @@ def _layers(of: ExpertCounts, counted: Counted | Statistics) -> list[LayerCounts
             for layer in layer_counts(counted)]  # fmt: skip
 
 
-def _layer_beside_luck(found: LayerCounts, rare: float) -> pd.DataFrame:
+def _layer_against_chance(found: LayerCounts, rare: float) -> pd.DataFrame:
     tokens, counted = found.counts[0], int(found.tokens[0])
     even = int(tokens.sum()) / found.num_experts
     low, high = luck_band(counted, even / max(counted, 1), rare)
@@ -112,7 +112,7 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     some = frame[frame["times_even"].notna()]
     if some.empty:
         return captions.nothing_counted()
-    if (why := _unjudged(some)) is not None:
+    if (why := _why_not_judged(some)) is not None:
         return why
     whole, groups = some[some["part"] == EVERYTHING], some[some["part"] != EVERYTHING]
     parts = whole if groups.empty else groups
@@ -131,7 +131,7 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     )
 
 
-def _unjudged(some: pd.DataFrame) -> Claim | None:
+def _why_not_judged(some: pd.DataFrame) -> Claim | None:
     """Claim why the balance cannot be judged; None if it can be."""
     if not some["expert"].any():
         return captions.one_choice()
@@ -150,7 +150,7 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
     Columns: those of `load_beside_luck`.
     """
     some = frame[frame["times_even"].notna()]
-    if some.empty or _unjudged(some) is not None:
+    if some.empty or _why_not_judged(some) is not None:
         return None
     return captions.random_load(
         fewest=some["counted"].min(),

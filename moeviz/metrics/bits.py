@@ -14,8 +14,8 @@ from moeviz.text import quoted
 
 KL, LOSS, FREQUENCY, RANDOM = RULES = ("kl", "loss", "frequency", "random")
 SAYS = {  # by rule: what gets the many bits
-    KL: "by how far rounding each alone moves the next token's distribution",
-    LOSS: "by what rounding each alone costs",
+    KL: "by how far rounding only this one moves the next token's distribution",
+    LOSS: "by the cost of rounding only this one",
     FREQUENCY: "by how often they are chosen",
     RANDOM: "at random",
 }

@@ -475,7 +475,7 @@ class Figure(NamedTuple):
     most: float = float("nan")
 
 
-def _signed(share: float) -> str:
+def _format_signed(share: float) -> str:
     """Format a share that may be below chance."""
     if -0.005 < share < 0:
         return "just below 0%"
@@ -484,14 +484,14 @@ def _signed(share: float) -> str:
 
 @claim
 def repetition_alike(figures: Sequence[Figure]) -> str:
-    each = ", ".join(f"{one.trace} {_signed(one.value)}" for one in figures)
+    each = ", ".join(f"{one.trace} {_format_signed(one.value)}" for one in figures)
     return f"How often the first choice repeats, beyond chance, differs by no more than chance explains: {each}."
 
 
 @claim
 def repetition(most: str, least: str, figures: Sequence[Figure]) -> str:
-    each = ", ".join(f"{one.trace} {_signed(one.value)}" for one in figures)
-    loads = ", ".join(f"{one.trace} {_signed(one.chance)}" for one in figures)
+    each = ", ".join(f"{one.trace} {_format_signed(one.value)}" for one in figures)
+    loads = ", ".join(f"{one.trace} {_format_signed(one.chance)}" for one in figures)
     return (
         f"Beyond chance, the first choice repeats most in {most} and least in {least}: {each}. Their loads by "
         f"themselves would give: {loads}."

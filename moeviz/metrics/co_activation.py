@@ -49,12 +49,14 @@ def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
         )
     slots, frames = filled_slots(trace), []
     assert slots is not None  # as of all that says more than counts
-    for layer, (ids, together), filled in zip(trace.model.layers, _shared(trace), slots, strict=True):
+    for layer, (ids, together), filled in zip(trace.model.layers, _count_shared(trace), slots, strict=True):
         frames.append(pair_rows(layer, ids, together, pairs_of_loads(together.diagonal(), filled)))
     return pd.concat(frames, ignore_index=True)
 
 
-def _shared(source: RoutingTrace | Statistics) -> Iterator[tuple[Int16[np.ndarray, " O"], Int64[np.ndarray, "O O"]]]:
+def _count_shared(
+    source: RoutingTrace | Statistics,
+) -> Iterator[tuple[Int16[np.ndarray, " O"], Int64[np.ndarray, "O O"]]]:
     """Return each layer's experts that occur, and the tokens that two share; on the diagonal, those of each."""
     if isinstance(source, Statistics):
         for pairs in source.pairs():

@@ -104,7 +104,7 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
             "Traces can be compared expert by expert only if they are from one model or from its checkpoints; these "
             f"are {'; and '.join(shapes)}. Choose two traces of the same model."
         )
-    counted = [set(_counted(trace)) for trace in pair]
+    counted = [set(_recorded_layers(trace)) for trace in pair]
     if not all(counted):
         raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
     common = [layer for layer in common if layer in counted[0] & counted[1]]
@@ -119,8 +119,7 @@ def _layout(model: ModelInfo) -> str:
     return f"{cut(model.name, MOST_OF_A_NAME)}: layers {spans(model.layers)} with {experts} experts"
 
 
-def _counted(trace: Counted) -> list[int]:
-    """Return the layers at which tokens are recorded, or were counted."""
+def _recorded_layers(trace: Counted) -> list[int]:
     if isinstance(trace, RoutingTrace):
         check_recorded(trace)
         some = trace.recorded.sum(axis=1)
@@ -145,7 +144,6 @@ def _deals(first: int, second: int) -> list[np.ndarray]:
 
 
 def _bits(counts: Int64[np.ndarray, "N E"], others: Int64[np.ndarray, "M E"]) -> float:
-    """Return the divergence between the loads of two sets of blocks."""
     loads = np.stack([counts.sum(axis=0), others.sum(axis=0)])
     return float(divergences(loads, np.array([0]), np.array([1]))[0])
 

@@ -103,18 +103,18 @@ def _candidates(found: Weighed) -> list[Undone]:
     made = []
     constant = [_constant(part.sum(axis=1), found.layer) for part in (found.ours, found.others)]
     if constant[0] != constant[1]:
-        made.append(Undone("normalisation", "first" if constant[0] else "second", _normalised))
+        made.append(Undone("normalisation", "first" if constant[0] else "second", _normalise))
     if found.ours.shape[1] > 1:
         turned = [not np.allclose(part, part[:, :1], rtol=1e-5) for part in (found.ours, found.others)]
         if all(turned):
-            made.append(Undone("weights of other slots", None, _sorted))
+            made.append(Undone("weights of other slots", None, _sort_both))
         elif turned[0]:
             made.append(Undone("equal weights", "second", lambda w: w._replace(others=w.ours)))
         elif turned[1]:
             made.append(Undone("equal weights", "first", lambda w: w._replace(others=w.ours)))
     functions = _functions(found)
     if functions is not None:
-        made.append(Undone("score function", functions, lambda w: _rescored(w, functions)))
+        made.append(Undone("score function", functions, lambda w: _rescore(w, functions)))
     factor = _factor(found)
     by_layer = {layer: _factor(_of(found, found.layer == layer)) for layer in np.unique(found.layer).tolist()}
     if max(by_layer.values()) - min(by_layer.values()) < CONSTANT * factor:
@@ -153,13 +153,13 @@ def _constant(sums: np.ndarray, layer: np.ndarray) -> bool:
     return True
 
 
-def _normalised(found: Weighed) -> Weighed:
+def _normalise(found: Weighed) -> Weighed:
     parts = (part / np.maximum(part.sum(axis=1, keepdims=True), 1e-12) for part in (found.ours, found.others))
     ours, others = parts
     return found._replace(ours=ours, others=others)
 
 
-def _sorted(found: Weighed) -> Weighed:
+def _sort_both(found: Weighed) -> Weighed:
     return found._replace(ours=np.sort(found.ours, axis=1), others=np.sort(found.others, axis=1), ranked=True)
 
 
@@ -167,7 +167,7 @@ def _functions(found: Weighed) -> tuple[str, str] | None:
     """Return the score functions that the weights of both follow, if they are known and not the same."""
     if found.logits is None or not np.isfinite(np.take_along_axis(found.logits, found.ids.astype(np.int64), 1)).all():
         return None
-    both, scaled = [], _normalised(_sorted(found))  # each function keeps the order of the logits
+    both, scaled = [], _normalise(_sort_both(found))  # each function keeps the order of the logits
     limit = LEFT * scaled.apart
     for part in (scaled.ours, scaled.others):
         scores = {name: np.sort(_chosen_scores(found.logits, found.ids, name), axis=1) for name in FUNCTIONS}
@@ -178,7 +178,7 @@ def _functions(found: Weighed) -> tuple[str, str] | None:
     return None if both[0] == both[1] else (both[0], both[1])
 
 
-def _rescored(found: Weighed, functions: tuple[str, str]) -> Weighed:
+def _rescore(found: Weighed, functions: tuple[str, str]) -> Weighed:
     """Give the second's weights the first's score function, and keep each row's sum."""
     assert found.logits is not None, "the score function is known by the logits"
     mine, theirs = (_chosen_scores(found.logits, found.ids, name) for name in functions)

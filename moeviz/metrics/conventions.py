@@ -259,7 +259,7 @@ def _whole(pair: Pair, start: State, gaps: Gaps) -> State:
                 continue  # moved from the first row on
             if one not in known:
                 state = one.state(pair, start, thin=True)
-                known[one] = None if state is None else _left(pair, state, gaps)
+                known[one] = None if state is None else _remaining_gap(pair, state, gaps)
             left = known[one]
             if left is not None and not np.isnan(left[middle]):
                 passed.append((left[middle], one))
@@ -271,7 +271,7 @@ def _whole(pair: Pair, start: State, gaps: Gaps) -> State:
     return start
 
 
-def _left(pair: Pair, state: State, gaps: Gaps) -> tuple[float, float] | None:
+def _remaining_gap(pair: Pair, state: State, gaps: Gaps) -> tuple[float, float] | None:
     """Return the disagreement that a state leaves, as mean and median of layers; None if there are too few rows.
 
     NaN for a tenth and more of what it was, or of what it is at chance.

@@ -59,7 +59,7 @@ def examine(
         for check in CHECKS.values():
             found += check(rows)
         found += _of_number(counted, tokens)
-        found += _beside(counted, beside)
+        found += _compare_traces(counted, beside)
     return pd.DataFrame([astuple(one) for one in found], columns=list(COLUMNS)).astype(COLUMNS)
 
 
@@ -74,7 +74,7 @@ def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Anomaly]:
     yield Anomaly("number", -1, min(have, tokens), abs(tokens - have), says)
 
 
-def _beside(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Anomaly]:
+def _compare_traces(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Anomaly]:
     """Name the conventions in which two traces differ, and how far they agree if none of them explains it."""
     if beside is None:
         return

@@ -121,10 +121,10 @@ def _shared_by_shift(rows: Rows) -> dict[int, float]:
     """Return, for each shift of -1 to 1 rows, the experts that two rows of a token share at the first layer; else 0."""
     if rows.words is None or rows.tokens < ENOUGH_IDS:
         return dict.fromkeys((0, -1, 1), 0.0)
-    return {shift: _shared(rows, rows.words, shift) for shift in (0, -1, 1)}
+    return {shift: _mean_shared(rows, rows.words, shift) for shift in (0, -1, 1)}
 
 
-def _shared(rows: Rows, words: np.ndarray, shift: int) -> float:
+def _mean_shared(rows: Rows, words: np.ndarray, shift: int) -> float:
     """Return the mean number of experts that rows of the same token share, where row t is of token t + shift."""
     mine, theirs = overlap(rows.tokens, rows.tokens, shift)
     experts, ids = rows.experts[0][mine].astype(np.int64), words[theirs]

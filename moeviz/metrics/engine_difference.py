@@ -195,7 +195,8 @@ def convention_sentence(found: Convention) -> str:
 
 
 def _difference(found: Convention) -> str:
-    layers, detail = _layers(found.layers), found.detail
+    plural, detail = "s" if len(found.layers) > 1 else "", found.detail
+    layers = f"layer{plural} {spans(found.layers)}" if found.layers else "all layers"
     match found.kind:
         case "positions":
             return f"The second counts positions differently: token t of the first is its token t{detail:+d}."
@@ -248,10 +249,6 @@ def _difference(found: Convention) -> str:
         case _:
             rule = {"reversed": "in reverse"}.get(detail, f"in {detail} order of their numbers")
             return f"The second’s slots stand {rule}, and not by weight as in the first."
-
-
-def _layers(layers: tuple[int, ...]) -> str:
-    return f"layer{'s' if len(layers) > 1 else ''} {spans(layers)}" if layers else "all layers"
 
 
 MEASURED = {"positions": "tokens", "slot order": "orders of slots"}
@@ -311,7 +308,8 @@ def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> s
     if parted.empty:
         return f"All {chosen:,} expert ids of the first are the same in the second.{_of_order(layers)}"
     share = percent(different / max(chosen, 1))
-    says = f"Of {chosen:,} expert ids of the first, {_others(different)} in the second ({share})."
+    are = "1 is" if different == 1 else f"{different:,} are"
+    says = f"Of {chosen:,} expert ids of the first, {are} different in the second ({share})."
     return f"{says} {_of_place(parted, partings)} {_of_ties(layers)}"
 
 
@@ -332,10 +330,6 @@ def _of_place(parted: pd.DataFrame, partings: pd.DataFrame) -> str:
     if len(partings) == 1:
         return f"They first part at {where}."
     return f"{len(parted):,} of {len(partings):,} sequences part, sequence {first['sequence']} at {where}."
-
-
-def _others(number: int) -> str:
-    return "1 is different" if number == 1 else f"{number:,} are different"
 
 
 def _of_ties(layers: pd.DataFrame) -> str:

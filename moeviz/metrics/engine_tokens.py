@@ -21,7 +21,7 @@ def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd
     both have. Columns: place int32 (of the token among those of both) · sequence, position int32 (in the first trace) ·
     text str · layer int32 · kind str (same experts, another order, other experts, or not compared, where one of the two
     does not record it) · experts, other_experts str (ids in either) · margin float32 (as in `engine_difference`; NaN
-    where there is none).
+    if there is none).
 
     Source: simple comparison.
     """
@@ -35,8 +35,8 @@ def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd
         at, there = one.model.layers.index(layer), other.model.layers.index(layer)
         ours, others = one.experts[at, mine], other.experts[there, theirs]
         margin = None if one.logits is None else margins_of(one.logits[at, mine], ours)
-        facts = {"kind": _kinds(ours, others, one.ordered and other.ordered), "experts": _listed(ours)}
-        facts |= {"other_experts": _listed(others), "margin": np.float32(np.nan) if margin is None else margin}
+        facts = {"kind": _kinds(ours, others, one.ordered and other.ordered), "experts": _list_ids(ours)}
+        facts |= {"other_experts": _list_ids(others), "margin": np.float32(np.nan) if margin is None else margin}
         frames.append(pd.DataFrame(told | {"layer": np.int32(layer)} | facts))
     return pd.concat(frames, ignore_index=True).astype({"text": "str", "kind": "str", "margin": np.float32})
 
@@ -48,7 +48,7 @@ def _kinds(ours: np.ndarray, others: np.ndarray, ordered: bool) -> np.ndarray:
     return np.select([apart, ~same, ~as_ordered], [APART, OTHER, ORDER], SAME)
 
 
-def _listed(experts: np.ndarray) -> list[str]:
+def _list_ids(experts: np.ndarray) -> list[str]:
     return [" ".join(str(expert) for expert in row if expert >= 0) for row in experts.tolist()]
 
 

@@ -136,7 +136,7 @@ def expert_kinds(trace: RoutingTrace | Statistics, layer: int, expert: int) -> p
         of_texts = _texts_of(trace, row, has_token(trace, layer, expert), why)
         kinds = of_texts.groupby("code")
         texts, has = kinds.size().to_numpy(np.int64), kinds["has"].sum().to_numpy(np.int64)
-        luck = _luck(of_texts, np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0))
+        luck = _chance_of_share(of_texts, np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0))
     share = np.divide(has, tokens, out=np.full(len(names), np.nan), where=tokens > 0)
     times = share / uniform if uniform else np.full(len(names), np.nan)
     columns = {
@@ -160,7 +160,7 @@ def _texts_of(trace: RoutingTrace, row: int, has: Bool[np.ndarray, " T"], why: s
     return rows.groupby(["code", "text"], sort=True)[["tokens", "has"]].sum().reset_index()
 
 
-def _luck(texts: pd.DataFrame, share: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
+def _chance_of_share(texts: pd.DataFrame, share: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
     """See `expert_kinds`. `texts` has one row per text, texts of a kind together: code, tokens, has."""
     luck, rng = np.full(len(share), np.nan), np.random.default_rng(0)
     if len(texts) <= len(share):
@@ -301,9 +301,9 @@ def shared_tokens(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
     for row, count in enumerate(trace.model.num_experts):
         chosen, recorded = trace.experts[row], trace.recorded[row]
         all_tokens, tokens = (np.bincount(ids[ids >= 0], minlength=count) for ids in (chosen, chosen[has]))
-        usual = _divided(all_tokens, int(recorded.sum())) if row != own_row else _partners(trace, layer, expert)
+        usual = _divide(all_tokens, int(recorded.sum())) if row != own_row else _partners(trace, layer, expert)
         columns["tokens"].append(tokens)
-        columns["share"].append(_divided(tokens, int((recorded & has).sum())))
+        columns["share"].append(_divide(tokens, int((recorded & has).sum())))
         columns["usual"].append(usual)
     frame = all_experts(trace).assign(**{name: np.concatenate(parts) for name, parts in columns.items()})
     times = frame["share"] / frame["usual"].where(frame["usual"] > 0)
@@ -313,7 +313,7 @@ def shared_tokens(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
     ]
 
 
-def _divided(counts: np.ndarray, total: int) -> np.ndarray:
+def _divide(counts: np.ndarray, total: int) -> np.ndarray:
     shares: np.ndarray = counts / total if total else np.full(len(counts), np.nan)
     return shares
 

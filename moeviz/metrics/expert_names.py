@@ -97,8 +97,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
             place = np.full(E, -1)
             place[some] = np.arange(len(some))
             own = place[expert] >= 0
-            counted = [_counted(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
-            chosen, figures = _judged(covers, counted)
+            counted = [_count_by_key(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
+            chosen, figures = _choose_rules(covers, counted)
             for name, values in figures.items():
                 frame.loc[some, name] = values
             for one, of in zip(some, chosen.T, strict=True):
@@ -268,7 +268,7 @@ def _words(facts: list[str], of_label: bool) -> str:
     return " in ".join(facts[::-1]) if of_label else " and ".join(facts)
 
 
-def _counted(
+def _count_by_key(
     key: np.ndarray, aside: np.ndarray, recorded: np.ndarray, token: np.ndarray, expert: np.ndarray, N: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count tokens by key on either half of the texts, (2, C), and those that each expert has, (2, C, N)."""
@@ -278,7 +278,7 @@ def _counted(
     return times.reshape(2, C).astype(np.float32), hits.reshape(2, C, N).astype(np.float32)
 
 
-def _judged(
+def _choose_rules(
     covers: np.ndarray, counted: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Choose rules (4, N) on the first half of the texts, -1 if there are fewer terms, and judge them: (N,) each."""

@@ -64,7 +64,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     f1_position float64 (of the name, as in `expert_names`; NaN where none holds).
 
     Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
-    (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens in place of mean weights,
+    (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens instead of mean weights,
     with the effect and the luck beside it; spec as in the atlas of experts of colibri (analyze.py).
     """
     frame, counts = all_experts(trace), trace.counts()
@@ -85,7 +85,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     leads, alike = frame.pop("leads") & (frame["times_uniform"] >= STANDS_OUT), frame.pop("alike")
     frame["role"] = np.select([special, leads, alike], [SPECIALIST, COMMITTEE, GENERALIST], "")
     frame["super"] = super_experts(frame["greatest"].to_numpy())
-    return _named(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
+    return _name_experts(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
 
 
 def super_experts(greatest: Float64[np.ndarray, " N"]) -> np.ndarray:
@@ -154,7 +154,7 @@ def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
     return {
         "kind": np.where(has.sum(0) > 0, names[lift.argmax(0)], ""),
         "lift": np.where(has.sum(0) > 0, lift.max(0), np.nan),
-        "q": _luck(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
+        "q": _chance_of_lift(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
         "spec": _spec(share),
         "leads": np.array([np.pad(row, (0, E - len(row))) for row in leads]) & enough,
         "alike": alike & enough,
@@ -192,7 +192,7 @@ def _lift(has: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where((tokens >= HANDFUL)[..., None], share / others, 0.0), share
 
 
-def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
+def _chance_of_lift(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
     """Return (L, E) q of the highest lift (L, E) of any label, with labels shuffled among whole texts."""
     names, codes = trace.labels("Kinds of text")
     texts, of_token = np.unique(np.stack([codes, trace.tokens["sequence"].to_numpy()]), axis=1, return_inverse=True)
@@ -248,7 +248,7 @@ def _keeps(trace: RoutingTrace) -> list[str]:
     return found
 
 
-def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
+def _name_experts(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
     where = ["layer", "expert"]
     if isinstance(trace, RoutingTrace):
         try:

@@ -208,7 +208,7 @@ def expert_summary(
     is that nothing stands out.
 
     tokens   of `keeping_tokens`.
-    kinds    of `expert_kinds`; None where the trace has no labels.
+    kinds    of `expert_kinds`; None if the trace has no labels.
     """
     row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
     return expert_summary_of_counts(int(has.sum()), int(trace.recorded[row].sum()), tokens, kinds)
@@ -224,13 +224,13 @@ def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kind
         return captions.takes_nothing(recorded)
     if has == recorded:
         return captions.takes_everything(recorded)
-    taken, keeping = _taken(kinds), _keeping(tokens)
+    taken, keeping = _kinds_taken(kinds), _keeping(tokens)
     if not taken and not keeping:
         return captions.nothing_stands_out(kinds is not None, kinds is not None and bool(kinds["luck"].notna().any()))
     return captions.stands_out(taken, kinds["uniform"].iloc[0] if kinds is not None else np.nan, keeping)
 
 
-def _taken(kinds: pd.DataFrame | None) -> tuple[captions.Taken, ...]:
+def _kinds_taken(kinds: pd.DataFrame | None) -> tuple[captions.Taken, ...]:
     if kinds is None or not kinds["stands_out"].any():
         return ()
     clear = kinds[kinds["stands_out"] & (kinds["share"] >= kinds["share"].iloc[0] / SECOND_TO_FIRST)].head(MOST_KINDS)

@@ -249,7 +249,7 @@ def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Findi
         times[codes[special]] = 0  # put there by the tokenizer, not by who wrote
         often = np.flatnonzero(times >= A_HABIT)
         row = trace.model.layers.index(one.layer)
-        code, expert = _kept(_counted(trace, row, trace.ordered), codes, times, len(one.tokens))
+        code, expert = _keeping_tokens(_counted(trace, row, trace.ordered), codes, times, len(one.tokens))
         if not len(code):
             continue
         luck = log(len(often)) + all_in_one(len(one.recorded), one.tokens[expert], times[code])
@@ -259,7 +259,7 @@ def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Findi
     return None if place is None else _habit_at(trace, *place)
 
 
-def _kept(
+def _keeping_tokens(
     chosen: Int16[np.ndarray, "T S"], codes: Int64[np.ndarray, " T"], times: Int64[np.ndarray, " C"], experts: int
 ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
     """Return the tokens that occur often enough and always have the same expert, and these experts."""

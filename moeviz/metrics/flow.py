@@ -37,11 +37,13 @@ def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    frames = [transition_rows(*taken) for taken in _taken(trace)]
+    frames = [transition_rows(*taken) for taken in _count_transitions(trace)]
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(source: RoutingTrace | Statistics) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+def _count_transitions(
+    source: RoutingTrace | Statistics,
+) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
     """Yield each two consecutive layers, with the pairs of experts that some token took, and the number of tokens."""
     if isinstance(source, Statistics):
         for layers, flow in source.transitions():
@@ -88,13 +90,13 @@ def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _informed(trace)
+    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _information_of_layers(trace)
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
     return pd.DataFrame(list(rows), columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _informed(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
+def _information_of_layers(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
     for pair in _consecutive(trace):
         tokens = int((pair.experts >= 0).all(axis=(0, 2)).sum())
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
@@ -142,14 +144,16 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
         if both.any():
             ends = trace.model.layers[a], trace.model.layers[b]
             tokens, after = int(both.sum()), first[b, both]
-            told = _told(first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)])
+            told = _mutual_information(
+                first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)]
+            )
             rows.append((*ends, tokens, *told, shuffles))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum", "above", "shuffles"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64", "shuffles": "int16"}
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _told(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
+def _mutual_information(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
     """Return mutual information in bits, its mean over shuffles of `b`, its maximum, and its excess over that mean."""
     of_a, of_b, width = _bits(a), _bits(b), int(b.max()) + 1
     information, *luck = (max(of_a + of_b - _bits(a * width + other), 0.0) for other in (b, *shuffles))

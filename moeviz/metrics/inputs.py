@@ -85,7 +85,7 @@ def fewest_slots(slots: Int64[np.ndarray, " S"]) -> int:
     return int((np.flatnonzero(slots[1:]) + 1).min(initial=len(slots) - 1))
 
 
-COUNTS_ALONE = "This needs the routing of each token, and these are counts alone."
+COUNTS_ALONE = "This needs the routing of each token, and these are only counts."
 P = ParamSpec("P")
 
 

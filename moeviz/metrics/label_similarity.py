@@ -78,7 +78,7 @@ _known: WeakKeyDictionary[Counted, tuple[list[str], dict[Hashable, np.ndarray]]]
 def clearly_like(trace: RoutingTrace, reference: Counted) -> str | None:
     """The label that a trace's use of experts is closest to, where each third of its tokens is closest to it too.
 
-    None where that is not so, as in a text of two kinds or a short one. Of the embedded model's 60 evaluation texts,
+    None if that is not so, as in a text of two kinds or a short one. Of the embedded model's 60 evaluation texts,
     each judged by the others, 77% get a label, and 93% of those their own; of 56 texts made of halves of two kinds,
     none gets any. Raises what `label_similarity` raises.
     """

@@ -111,13 +111,13 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
     """
     _two_layers(trace)
     trace = recorded_together(trace)
-    kept, slots = _routed(trace), trace.model.top_k
+    kept, slots = _routed_tokens(trace), trace.model.top_k
     check_cells("Shared ids", trace.experts.size, 2**24, 1024, tokens=len(kept), slots=slots, slots_of_the_other=slots)
     first, second = trace.experts[:, kept]
     orders = orders_at_random(len(first))
     rows = [_information(first[:, 0], second[:, 0], trace.model.num_experts, orders)] if trace.ordered else []
-    luck = float(np.mean([_shared(first, second[order]) for order in orders]))
-    rows.append(("shared ids", "share of tokens", _shared(first, second), luck, 1.0))
+    luck = float(np.mean([_share_with_common_id(first, second[order]) for order in orders]))
+    rows.append(("shared ids", "share of tokens", _share_with_common_id(first, second), luck, 1.0))
     frame = pd.DataFrame(rows, columns=["measure", "unit", "value", "chance", "maximum"])
     return frame.assign(
         share=_ratio(frame["value"].to_numpy(), frame["maximum"].to_numpy()),
@@ -148,7 +148,7 @@ def _information(
     return "mutual information", "bits", _mutual_information(a, b, sizes), float(luck), maximum
 
 
-def _routed(trace: RoutingTrace) -> np.ndarray:
+def _routed_tokens(trace: RoutingTrace) -> np.ndarray:
     return np.flatnonzero((trace.experts[..., 0] >= 0).all(axis=0))
 
 
@@ -156,7 +156,7 @@ def first_choices_of_two(trace: RoutingTrace) -> np.ndarray:
     """The first choices in both layers of the tokens that have an expert in both."""
     _two_layers(trace)
     trace = recorded_together(trace)
-    choices: np.ndarray = trace.first_choices("A table of transitions")[:, _routed(trace)]
+    choices: np.ndarray = trace.first_choices("A table of transitions")[:, _routed_tokens(trace)]
     return choices
 
 
@@ -182,7 +182,7 @@ def _mutual_information(a: np.ndarray, b: np.ndarray, sizes: tuple[int, ...]) ->
     return max(entropy_of_counts(np.bincount(a)) + entropy_of_counts(np.bincount(b)) - entropy_of_counts(joint), 0.0)
 
 
-def _shared(first: np.ndarray, second: np.ndarray) -> float:
+def _share_with_common_id(first: np.ndarray, second: np.ndarray) -> float:
     """Return the share of tokens that have at least one id in both; empty slots match nothing."""
     same = (first[:, :, None] == second[:, None, :]) & (first[:, :, None] >= 0)
     return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")

@@ -21,7 +21,7 @@ def lost_experts(lineage: pd.DataFrame, seen: RoutingTrace | Statistics) -> pd.D
     One row per lost expert. Columns: layer int32 and expert int16 (of the base); then, as in `expert_table`, tokens
     int64 · share, times_uniform float64 · kind str · lift, q float64 · role, name str.
 
-    Raises `InvalidTrace` where the trace is of a model without one of these experts.
+    Raises `InvalidTrace` if the trace is of a model without one of these experts.
     """
     cut = lineage[lineage["what"] == "cut"]
     lost = pd.DataFrame({"layer": cut["base_layer"], "expert": [experts[0] for experts in cut["base_experts"]]})

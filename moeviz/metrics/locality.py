@@ -60,8 +60,8 @@ def locality(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 
 def _locality_of_sums(statistics: Statistics) -> pd.DataFrame:
-    """The rows of `locality`. What needs the sets of experts of all tokens is NaN: `load_chance` of any choice, and
-    `uniform_chance` of it where tokens have empty slots."""
+    """Return the rows of `locality`, NaN for what needs the sets of all tokens: for any choice, `load_chance`,
+    and `uniform_chance` with empty slots."""
     near, first, slots = statistics.repeats(), statistics.first_choices(), statistics.filled_slots()
     model, rows = statistics.model, []
     for row, (layer, num_experts) in enumerate(zip(model.layers, model.num_experts, strict=True)):
@@ -120,7 +120,7 @@ def beside_mixtral(frame: pd.DataFrame, model: ModelInfo) -> pd.DataFrame:
     frame = frame.assign(lowest=np.nan, highest=np.nan)
     if model.top_k != 2 or set(model.num_experts) != {8}:
         return frame
-    return pd.concat([frame, _published(frame.columns)], ignore_index=True)
+    return pd.concat([frame, _published_rows(frame.columns)], ignore_index=True)
 
 
 def published_first_choices() -> pd.DataFrame:
@@ -131,12 +131,12 @@ def published_first_choices() -> pd.DataFrame:
     Source: Mixtral of Experts (arXiv 2401.04088), table 5.
     """
     columns = ["choice", "layer", "share", "uniform_chance", "lowest", "highest"]
-    frame = _published(pd.Index(["routing", *columns, "load_chance", "pairs"]))[columns]
+    frame = _published_rows(pd.Index(["routing", *columns, "load_chance", "pairs"]))[columns]
     first = frame[frame["choice"] == FIRST_CHOICE].drop(columns="choice")
     return first.rename(columns={"uniform_chance": "chance"}).reset_index(drop=True)
 
 
-def _published(columns: pd.Index) -> pd.DataFrame:
+def _published_rows(columns: pd.Index) -> pd.DataFrame:
     figures, rows = np.array(list(MIXTRAL_TABLE_5.values())) / 100, []
     for place, layer in enumerate(MIXTRAL_LAYERS):
         for at, (choice, slots) in enumerate([(FIRST_CHOICE, 1), (any_choice(2), 2)]):
@@ -157,7 +157,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
             for choice, slots in _choices(model):
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
-                rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
+                rows.append(facts | _measure(chosen[before], chosen[after], chosen[own]))
     kinds = {"layer": "int32", "label": "str", "choice": "str", "pairs": "int64"}
     columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
     return pd.DataFrame(rows, columns=columns).astype(kinds)
@@ -182,7 +182,7 @@ def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np
     return rows[order[:-1][follows]], rows[order[1:][follows]]
 
 
-def _measured(
+def _measure(
     before: Bool[np.ndarray, "P E"], after: Bool[np.ndarray, "P E"], own: Bool[np.ndarray, "T E"]
 ) -> dict[str, float]:
     routed = before.any(axis=1) & after.any(axis=1)

@@ -191,7 +191,6 @@ MEANS: dict[Callable[[Several], pd.DataFrame], dict[str, str]] = {
 
 
 def _of_each(traces: Several, measure: Callable[[RoutingTrace], pd.DataFrame]) -> pd.DataFrame:
-    """Concatenate a metric's rows by layer of all traces, with the trace and the depth of each row."""
     frames = []
     for name, trace in traces.items():
         check_recorded(trace)
@@ -283,7 +282,6 @@ def _error(rows: pd.DataFrame) -> float:
 
 
 def _figures(figures: pd.DataFrame, value: str, *beside: str) -> tuple[captions.Figure, ...]:
-    """Take a figure of each trace that has it, with its neighbours in the table."""
     known = figures.loc[figures[value].notna(), ["trace", value, *beside]]
     return tuple(captions.Figure(*row) for row in known.itertuples(index=False))
 

@@ -75,6 +75,25 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
+def varying_routes_in_words(trace: RoutingTrace) -> str | None:
+    """Say how many experts that compute a token really got; None if each got as many as it can at every layer.
+
+    It gets fewer if slots are empty (it was dropped, or the layer has fewer), or hold an expert that computes nothing
+    (`model.zero_experts`).
+    """
+    model, found = trace.model, (_with_parameters(trace) >= 0).sum(axis=2)[trace.recorded]
+    if not len(found) or found.min() == model.top_k:
+        return None
+    said = (
+        f"A token can use {model.top_k} per layer, and got {found.mean():.2f} experts that compute on average, from "
+        f"{found.min()} to {found.max()}"
+    )
+    if not model.zero_experts:
+        return f"{said}."
+    nothing = 1 - found.sum() / max(int(trace.filled.sum()), 1)
+    return f"{said}; {nothing:.0%} of all assignments went to the last {model.zero_experts}, which compute nothing."
+
+
 def _with_parameters(trace: RoutingTrace) -> np.ndarray:
     first_zero = np.asarray(trace.model.num_experts)[:, None, None] - trace.model.zero_experts
     return np.where(trace.experts < first_zero, trace.experts, NO_EXPERT)

@@ -85,7 +85,7 @@ def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -
     parts, distinct, by_chance, others = [], 0, 0, 0
     for start, end in spans:
         found = _over(first[start:end], kinds, aside, at_least)
-        examples = [_examples(trace, codes) for codes in found.pop("rows")]
+        examples = [" · ".join(context(trace, int(row)) for row in rows) for rows in found.pop("rows")]
         of = trace.model.layers[start], trace.model.layers[end - 1]
         found.insert(0, "last_layer", np.int32(of[1]))
         found.insert(0, "first_layer", np.int32(of[0]))
@@ -312,10 +312,6 @@ def _over(first: np.ndarray, kinds: np.ndarray, aside: np.ndarray, at_least: int
             "rows": [where[np.flatnonzero(code == one)[:SHOWN]] for one in chosen],
         }
     )
-
-
-def _examples(trace: RoutingTrace, rows: np.ndarray) -> str:
-    return " · ".join(context(trace, int(row)) for row in rows)
 
 
 def _row_of(trace: RoutingTrace, token: int | str) -> int:

@@ -175,7 +175,7 @@ class _Texts:
     names: list[str]
     text_of_token: np.ndarray  # (T,)
     label_of_text: np.ndarray  # (N,), sorted
-    shuffles: list[np.ndarray]  # orders of the texts; none where a shuffle would only rename the labels
+    shuffles: list[np.ndarray]  # orders of the texts; none if a shuffle would only rename the labels
 
     def counted(
         self, experts: Int16[np.ndarray, "T K"], num_experts: int

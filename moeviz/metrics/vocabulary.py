@@ -164,11 +164,9 @@ class _Vocabulary:
     text: np.ndarray
 
     def counts(self, experts: Int16[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, "V E"]:
-        """Count the choices of each expert."""
         return _counts(self.row, len(self.occurrences), experts, num_experts)
 
     def shares(self, counts: Int64[np.ndarray, "V E"]) -> Float64[np.ndarray, " V"]:
-        """Share of a token's occurrences that go to its main expert."""
         shares: np.ndarray = counts.max(axis=1) / self.occurrences
         return shares
 

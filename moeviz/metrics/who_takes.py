@@ -54,8 +54,8 @@ def tokens_of_word(trace: RoutingTrace, word: str) -> WordTokens:
     kinds = np.array([kind_of(text) for text in texts], object)
     if word in CLASSES:
         return WordTokens(word, (kinds == word)[codes], f"that are {word}")
-    pieces = [BETWEEN if kind == SPECIAL else _written(text) for text, kind in zip(texts, kinds, strict=True)]
-    whole, starts, ends = _joined(trace, codes, pieces)
+    pieces = [BETWEEN if kind == SPECIAL else _as_written(text) for text, kind in zip(texts, kinds, strict=True)]
+    whole, starts, ends = _join_texts(trace, codes, pieces)
     hit = np.zeros(len(codes) + 1, np.int64)
     what = ""
     for pattern, flags, what in _ways(word):  # noqa: B007, of the last one that is tried
@@ -77,13 +77,13 @@ def _ways(word: str) -> Iterator[tuple[str, int, str]]:
         yield exact, flags, f"of “{word}”{' inside words' * is_word}{case}"
 
 
-def _written(text: str) -> str:
+def _as_written(text: str) -> str:
     """Return a token as it stands in the text; for a part of a character, the whole character."""
     part = PART_OF_CHARACTER.fullmatch(text)
     return (part[1] if part else text)[:LONGEST_TOKEN]
 
 
-def _joined(trace: RoutingTrace, codes: np.ndarray, pieces: list[str]) -> tuple[str, np.ndarray, np.ndarray]:
+def _join_texts(trace: RoutingTrace, codes: np.ndarray, pieces: list[str]) -> tuple[str, np.ndarray, np.ndarray]:
     """Join all texts, and return where each token begins and ends: parts of a character at the same place."""
     texts = trace.tokens["text"].to_numpy(object)
     sequence = trace.tokens["sequence"].to_numpy()

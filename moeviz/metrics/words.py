@@ -48,7 +48,7 @@ def in_words_of(model: ModelInfo, sentence: str) -> str:
     """
     words = {"kind of text": label_word(model), "token": item_word(model), "layer": layer_word(model)}
     words = {_several(word): _several(ours) for word, ours in words.items()} | words
-    words |= {_begun(word): _begun(ours) for word, ours in words.items()}
+    words |= {_first_letters(word): _first_letters(ours) for word, ours in words.items()}
     said = re.compile(rf"“[^”]*”|\b(?:([Aa])n? )?({'|'.join(words)})\b")
     return said.sub(lambda found: found[0] if found[2] is None else _after(found[1], words[found[2]]), sentence)
 
@@ -60,7 +60,7 @@ def _after(article: str | None, word: str) -> str:
     return f"{article}{'n' if re.match('[aeio]|u(?!ni|se)', word) else ''} {word}"
 
 
-def _begun(word: str) -> str:
+def _first_letters(word: str) -> str:
     return word[0].upper() + word[1:]
 
 

@@ -12,7 +12,7 @@ from moeviz.model_info import ModelInfo
 
 MODELS = ("Mixtral-8x7B", "OLMoE-1B-7B")
 CHECKPOINTS = {"Mixtral-8x7B": "mistralai/Mixtral-8x7B-v0.1", "OLMoE-1B-7B": "allenai/OLMoE-1B-7B-0924"}  # to record
-CAUTION = "Counted at layers 0, 7 and 15 alone, by the authors of OLMoE (allenai/OLMoE, Apache-2.0)."
+CAUTION = "Counted only at layers 0, 7 and 15, by the authors of OLMoE (allenai/OLMoE, Apache-2.0)."
 
 
 def published_counts(model: str = "Mixtral-8x7B") -> ExpertCounts:

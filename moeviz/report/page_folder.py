@@ -65,14 +65,14 @@ def write_page(trace: RoutingTrace, folder: str | Path) -> str:
     except OSError as error:
         raise _cannot(folder, error) from error
     size = sum(map(len, files.values()))
-    return f"{len(files)} files, {size / 1e6:.1f} MB: {_shown(trace)}, {len(trace.model.layers)} layers"
+    return f"{len(files)} files, {size / 1e6:.1f} MB: {_tokens_shown(trace)}, {len(trace.model.layers)} layers"
 
 
 def _files(trace: RoutingTrace) -> dict[str, bytes]:
     check_drawable(trace)
     part = trace.select(tokens=slice(0, most_tokens(trace)))
     check_drawable(part)  # its beginning may be what was not recorded
-    more = "" if len(part.tokens) == len(trace.tokens) else f" This page shows {_shown(trace)}."
+    more = "" if len(part.tokens) == len(trace.tokens) else f" This page shows {_tokens_shown(trace)}."
     texts = {
         INDEX: document(part, POLICY, HEAD, SCRIPTS, NO_SERVER, more),
         "view.css": file("view.css"),
@@ -83,7 +83,7 @@ def _files(trace: RoutingTrace) -> dict[str, bytes]:
     return {name: text.encode() for name, text in texts.items()}
 
 
-def _shown(trace: RoutingTrace) -> str:
+def _tokens_shown(trace: RoutingTrace) -> str:
     tokens, most = len(trace.tokens), most_tokens(trace)
     return f"the first {most} of {tokens:,} tokens" if tokens > most else f"{tokens} token{'s' * (tokens > 1)}"
 

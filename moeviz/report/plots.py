@@ -87,11 +87,11 @@ def plot(
     for chart in (chart.of(trace.model) for chart in charts):
         try:
             pictures.append(
-                _titled(drawn(chart, trace, chosen), chart, f"{about(trace, chart, chosen)}{chart.reading}")
+                _add_title(drawn(chart, trace, chosen), chart, f"{about(trace, chart, chosen)}{chart.reading}")
             )
         except MoevizError as error:
             reasons.append(error)
-            pictures.append(_titled(_nothing(), chart, visible(str(error))))
+            pictures.append(_add_title(_nothing(), chart, visible(str(error))))
     if len(reasons) == len(charts):
         raise reasons[0]
     whole: alt.VConcatChart = alt.vconcat(*pictures).resolve_scale(**OWN_SCALES)
@@ -160,7 +160,7 @@ def with_data_inside(chart: alt.Chart | alt.LayerChart) -> alt.Chart | alt.Layer
     return chart
 
 
-def _titled(picture: alt.Chart | alt.LayerChart, chart: Chart, words: str) -> alt.Chart | alt.LayerChart:
+def _add_title(picture: alt.Chart | alt.LayerChart, chart: Chart, words: str) -> alt.Chart | alt.LayerChart:
     title = alt.TitleParams(chart.question, subtitle=wrap(words, LINE), anchor="start", frame="group", offset=12)
     picture.usermeta = alt.Undefined  # belongs to a whole picture, and this becomes a part of one
     return picture.properties(width=WIDTH, title=title)

@@ -115,7 +115,7 @@ def _height(trace: RoutingTrace) -> int:
 def _page(trace: RoutingTrace) -> str:
     scripts = (
         f'<script type="text/plain" id="vega">{_packed_vega()}</script>\n'
-        f'<script type="text/plain" id="data">{_packed(data_of(trace))}</script>\n'
+        f'<script type="text/plain" id="data">{_pack(data_of(trace))}</script>\n'
         f'<script type="module">{file("view.js")}</script>'
     )
     return document(trace, POLICY, f"<style>{file('view.css')}</style>", scripts)
@@ -218,10 +218,10 @@ def vega() -> str:
 
 @cache
 def _packed_vega() -> str:
-    return _packed(vega())
+    return _pack(vega())
 
 
-def _packed(text: str) -> str:
+def _pack(text: str) -> str:
     """Compress the page into characters that no page and no attribute interprets."""
     return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 

@@ -73,7 +73,7 @@ def split_memory(trace: Counted, capacity: int | None = None) -> pd.DataFrame:
             f"{kept}. Choose another capacity."
         )
     equal, rows = np.minimum(sizes, kept), []
-    for judged_on, tokens, fit, own in _judged(trace):
+    for judged_on, tokens, fit, own in _judgements(trace):
         places = best_split(fit.hits, int(equal.sum()), least)
         facts = {"judged_on": judged_on, "capacity": kept, "num_experts": sizes.max(), "tokens": tokens}
         rates = {"equal": own.rate(equal), "split": own.rate(places), "chance": equal.sum() / sizes.sum()}
@@ -83,7 +83,7 @@ def split_memory(trace: Counted, capacity: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*kinds]).astype(kinds)
 
 
-def _judged(trace: Counted) -> Iterator[tuple[str, int, Curves, Curves]]:
+def _judgements(trace: Counted) -> Iterator[tuple[str, int, Curves, Curves]]:
     """Yield the tokens by which a split is judged: their name, their number, and hits to make and to judge it by."""
     if isinstance(trace, RoutingTrace):
         half = len(trace.tokens) // 2
@@ -247,14 +247,14 @@ UNJUDGED = {
     "trace, counts by step or label, or a dataset of several shards.",
     DRIFT: ORDER,
     PAIRS: "Not known: there are too few tokens, or there is one device.",
-    MEMORY: "Not known: it takes a trace whose halves have tokens at every layer, or counts by label.",
-    LABELS: "Not known: it takes two labels or more. Trace labelled texts.",
+    MEMORY: "Not known: it needs a trace whose halves have tokens at every layer, or counts by label.",
+    LABELS: "Not known: it needs two labels or more. Trace labelled texts.",
     DRAFT: "Not known.",
 }
 
 
 def usual_devices(trace: Counted, devices: int | None) -> int:
-    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` where they cannot hold equal numbers."""
+    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` if they cannot hold equal numbers."""
     return max(placement_sizes(trace, row, devices, 0)[0] for row in range(len(trace.model.layers)))
 
 

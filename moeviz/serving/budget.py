@@ -64,7 +64,7 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     facts |= {"gigabytes": rates["capacity"].to_numpy()[row].sum(axis=1) * one}
     parts = []
     for place, (policy, column) in enumerate({"chance": "chance", **names}.items()):
-        rate = _weighted(rates[column].to_numpy()[row], asked)
+        rate = _weighted_mean(rates[column].to_numpy()[row], asked)
         fetched = (1 - rate) * asked.sum(axis=1) * one
         judged_on = OTHER_LABELS if policy == "others" else SECOND_HALF if ordered else SAME_TOKENS
         of_policy = {"policy": policy, "place": place, "judged_on": judged_on}
@@ -118,7 +118,7 @@ def most_used_sentence(trace: Counted) -> Claim:
     half = rates[(rates["capacity"] == size) & (rates["requests"] > 0)]
     names = ("chance", "static", "static_warm")
     weight = half[["requests"]].to_numpy(np.float64).T
-    chance, same, other = (_weighted(half[[name]].to_numpy().T, weight)[0] for name in names)
+    chance, same, other = (_weighted_mean(half[[name]].to_numpy().T, weight)[0] for name in names)
     ordered = isinstance(trace, RoutingTrace)
     others = None if np.isnan(other) and not ordered else other
     return captions.most_used_half(same, others, label_word(trace.model), chance, ordered)
@@ -165,7 +165,7 @@ def _rows_of_sizes(layer: Int[np.ndarray, " n"], least: int) -> Int64[np.ndarray
     return first + np.minimum(np.arange(least, sizes.max() + 1)[:, None], sizes) - 1
 
 
-def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C L"]) -> Float64[np.ndarray, " C"]:
+def _weighted_mean(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C L"]) -> Float64[np.ndarray, " C"]:
     """Return the mean over layers that have a rate; NaN if none has."""
     known = ~np.isnan(rates) & (weights > 0)
     total = np.where(known, weights, 0).sum(axis=1)

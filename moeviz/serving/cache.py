@@ -96,16 +96,18 @@ def lfru_depths(asked: Requests) -> Depths:
             uses[expert] += 1
             last[expert] = step
 
-    return _restacked(asked, lambda step, expert: (-uses[expert] / (step - last[expert] + 1), -last[expert]), use)
+    return _depths_of_new_keys(
+        asked, lambda step, expert: (-uses[expert] / (step - last[expert] + 1), -last[expert]), use
+    )
 
 
 def random_depths(asked: Requests, seed: int) -> Depths:
     """Any expert gives way that the step did not use, each with the same chance."""
     draws = _draws(seed)
-    return _restacked(asked, lambda _step, _expert: (next(draws),), lambda _step, _experts: None)
+    return _depths_of_new_keys(asked, lambda _step, _expert: (next(draws),), lambda _step, _experts: None)
 
 
-def _restacked(
+def _depths_of_new_keys(
     asked: Requests, key: Callable[[int, int], tuple[float, ...]], use: Callable[[int, list[int]], None]
 ) -> Depths:
     """Return the depths of all requests, as `_depths`, if all keys change with each step: the highest is evicted."""
@@ -335,7 +337,6 @@ def draws_of(asked: Requests) -> int:
 def _rates(
     asked: Requests, sizes: Int64[np.ndarray, " C"], policies: Sequence[str], half: int | None = None
 ) -> dict[str, object]:
-    """Count hits and misses of one cache, by its size."""
     late = asked.step >= (asked.steps // 2 if half is None else half)
     total, compulsory = len(asked.step), len(np.unique(asked.expert))
     columns: dict[str, object] = {"steps": asked.steps, "requests": total, "compulsory": compulsory}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # those of the table
     def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
-def _signed(share: float) -> str:
+def _signed_share(share: float) -> str:
     return f"{100 * share:+.1f}%".replace("-", "−")
 
 
@@ -131,16 +131,16 @@ def placement_trial(
     worth: float,
     needed: int,
 ) -> str:
-    span = _signed(least) if least == most else f"{_signed(least)} to {_signed(most)}"
+    span = _signed_share(least) if least == most else f"{_signed_share(least)} to {_signed_share(most)}"
     alike = ""
     if stretches is not None:
         alike = f" Neighbouring windows are alike: they count as {stretches:.0f} independent ones ({needed} needed)."
     return (
         f"{verdict}: on {devices} devices a balanced plan changes the load of the busiest by {span}, judged on tokens "
-        f"it was not made from; placements at random change it by {_signed(at_random)}. Of the busiest quarter of "
-        f"experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must be "
-        f"{percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than by "
-        f"chance.{alike}"
+        f"it was not made from; placements at random change it by {_signed_share(at_random)}. Of the busiest quarter "
+        f"of experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must "
+        f"be {percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than "
+        f"by chance.{alike}"
     )
 
 

@@ -94,7 +94,12 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
             plan = rebalance_experts(fit[None], experts, 1, 1, devices)[0]
             loads = own[np.stack([np.arange(experts), plan, *draws])].reshape(DRAWS + 2, devices, -1).sum(axis=2)
             busiest = loads.max(axis=1) * devices / own.sum()
-            facts = (_kept(fit, own), _busiest(experts) / experts, min(fit.sum(), own.sum()) / devices, experts)
+            facts = (
+                _share_still_busy(fit, own),
+                _busiest(experts) / experts,
+                min(fit.sum(), own.sum()) / devices,
+                experts,
+            )
             rows.setdefault(judged_on, []).append((*busiest, *facts))
     found = []
     for judged_on, of_layers in rows.items():
@@ -138,7 +143,7 @@ def _busiest(experts: int) -> int:
     return max(experts // 4, 1)
 
 
-def _kept(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
+def _share_still_busy(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
     """Return the share of the busiest quarter of experts that is the busiest again."""
     busiest = _busiest(len(one))
     first, second = ({*np.argsort(-counts, kind="stable")[:busiest].tolist()} for counts in (one, other))
@@ -224,9 +229,9 @@ def persistence(trace: Counted) -> pd.DataFrame:
         halves = [(counts[some].sum(axis=0), counts[~some].sum(axis=0)) for some in (first, *deals)]
         if not all(half.any() for half in halves[0]):
             continue
-        moved, *dealt = (_moved(*pair) for pair in halves)
+        moved, *dealt = (_share_moved(*pair) for pair in halves)
         facts = {"layer": layer, "num_experts": experts, "busiest": _busiest(experts), "windows": number}
-        facts |= {"choices": min(half.sum() for half in halves[0]), "kept": _kept(*halves[0])}
+        facts |= {"choices": min(half.sum() for half in halves[0]), "kept": _share_still_busy(*halves[0])}
         rows.append(
             facts
             | {"chance": _busiest(experts) / experts, "moved": moved, "dealt": np.nanmean(dealt)}
@@ -238,7 +243,7 @@ def persistence(trace: Counted) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*kinds]).astype(kinds)
 
 
-def _moved(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
+def _share_moved(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
     if not one.any() or not other.any():
         return np.nan
     return float(np.abs(one / one.sum() - other / other.sum()).sum() / 2)

@@ -158,12 +158,9 @@ def fit_sentence(frame: pd.DataFrame) -> Claim:
     bits = best_precision(frame)
     row = one_row(frame, frame.index[frame["weight_bits"] == bits][0])
     if row.together <= row.usable:
-        return captions.model_fits(row.card, row.cards, bits, row.together * 1e9, row.usable * 1e9, bool(_tight(row)))
+        tight = row.weight_bits == 4 and row.together + SCALES * (row.experts + row.other_weights) > row.usable
+        return captions.model_fits(row.card, row.cards, bits, row.together * 1e9, row.usable * 1e9, bool(tight))
     return captions.model_does_not_fit(row.card, row.cards, bits, row.fit, row.num_experts, row.top_k, row.needed)
-
-
-def _tight(row: Any) -> bool:
-    return bool(row.weight_bits == 4 and row.together + SCALES * (row.experts + row.other_weights) > row.usable)
 
 
 KNOWN_MODELS = "known_models.json"

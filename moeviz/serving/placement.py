@@ -199,7 +199,7 @@ def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
         plan = rebalance_experts(_counts(found.sets[:half], E)[None], E, 1, 1, devices)[0]
         rows.append([_together(order, found.sets[half:], devices) for order in (np.arange(E), plan)])
         tokens.append(len(found.sets) - half)
-        lots.append(_pair_by_lot(E, min(trace.model.top_k, E), devices))
+        lots.append(_pair_by_chance(E, min(trace.model.top_k, E), devices))
     one, other = np.triu_indices(devices)
     share, lot = np.mean(rows, axis=0)[:, one, other], np.mean(lots, axis=0)[one, other]
     facts = {"device": one.astype(np.int16), "other": other.astype(np.int16)}
@@ -222,7 +222,7 @@ def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devic
     return shares / (len(sets) or np.nan)
 
 
-def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:
+def _pair_by_chance(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:
     """Return the chance that k experts at random lie on both devices."""
     missed = [comb(experts - number * (experts // devices), k) / comb(experts, k) for number in (1, 2)]
     both = 1 - 2 * missed[0] + missed[1]
@@ -266,7 +266,7 @@ def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies
             _facts(found.layer, n, extra, name, plan)
             | {"imbalance_fit": float(_imbalance(plan, fit, n)), "imbalance": float(_imbalance(plan, held_out, n))}
             | {"step_imbalance": _mean(_imbalance(plan, steps, n)), "reached": reached}
-            | {"reached_by_lot": _by_lot(E, trace.model.top_k, n), "remote": reached * (1 - 1 / n)}
+            | {"reached_by_lot": _devices_by_chance(E, trace.model.top_k, n), "remote": reached * (1 - 1 / n)}
             | {"plan": plan_text(plan, n)}
         )
     return rows
@@ -281,7 +281,7 @@ def _of_counts(trace: Counted, found: LayerCounts, devices: int | None, copies: 
         _facts(found.layer, n, extra, name, plan)
         | {"imbalance_fit": float(_imbalance(plan, counts, n)), "step_imbalance": np.nan}
         | {"imbalance": _mean(np.array([_imbalance(plans[name], own, n) for plans, own in judged]))}
-        | {"reached": np.nan, "reached_by_lot": _by_lot(len(counts), trace.model.top_k, n), "remote": np.nan}
+        | {"reached": np.nan, "reached_by_lot": _devices_by_chance(len(counts), trace.model.top_k, n), "remote": np.nan}
         | {"plan": plan_text(plan, n)}
         for name, plan in _plans(counts, n, extra).items()
     ]
@@ -317,7 +317,7 @@ def _mean(values: Float64[np.ndarray, " steps"]) -> float:
     return float(values[~np.isnan(values)].mean()) if (~np.isnan(values)).any() else np.nan
 
 
-def _by_lot(num_experts: int, top_k: int, devices: int) -> float:
+def _devices_by_chance(num_experts: int, top_k: int, devices: int) -> float:
     k = min(top_k, num_experts)
     return devices * (1 - comb(num_experts - num_experts // devices, k) / comb(num_experts, k))
 

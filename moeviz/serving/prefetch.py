@@ -78,7 +78,7 @@ def _of_previous(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
     follows = np.flatnonzero(np.diff(found.run) == 0) + 1
     learnt, judged = follows[follows < half], follows[follows > half]  # so that the token before is in the half too
     sets, E = found.sets, found.num_experts
-    return _judged(_table(sets[learnt - 1], E, sets[learnt], E), sets[judged - 1], sets[judged])
+    return _recall_by_score(_table(sets[learnt - 1], E, sets[learnt], E), sets[judged - 1], sets[judged])
 
 
 def _of_layer_before(
@@ -90,7 +90,7 @@ def _of_layer_before(
     first, then = before.sets[both[recorded[before.row]]], found.sets[both[recorded[found.row]]]
     half = len(then) // 2
     table = _table(first[:half], before.num_experts, then[:half], found.num_experts)
-    return _judged(table, first[half:], then[half:])
+    return _recall_by_score(table, first[half:], then[half:])
 
 
 def _of_recency(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
@@ -132,7 +132,7 @@ def _table(
     return pairs / np.maximum(np.bincount(given[given >= 0], minlength=width), 1)
 
 
-def _judged(
+def _recall_by_score(
     table: Float64[np.ndarray, "E A"], given: Int[np.ndarray, "T K"], then: Int[np.ndarray, "T K"]
 ) -> Float64[np.ndarray, " E"]:
     E, width = table.shape

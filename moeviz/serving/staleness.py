@@ -113,7 +113,6 @@ def plan_staleness(made_on: Counted, judged_on: Counted, plans: Plans) -> pd.Dat
 
 
 def _counts(counted: Counted) -> dict[int, Counts]:
-    """Count the choices of each layer's experts that compute."""
     return {
         each.layer: each.counts.sum(axis=0)[: each.num_experts - counted.model.zero_experts]
         for each in layer_counts(counted)
@@ -123,7 +122,7 @@ def _counts(counted: Counted) -> dict[int, Counts]:
 
 def _sides(judged: Counted) -> Iterator[tuple[int, int, list[tuple[Counts, Counts]]]]:
     """Yield, for each layer, its row, its experts, and counts for a fresh plan with counts that judge."""
-    if isinstance(judged, ExpertCounts) and not _parted(judged):
+    if isinstance(judged, ExpertCounts) and not _has_halves(judged):
         for row, layer in enumerate(judged.model.layers):
             counts = _counts(judged).get(layer)
             if counts is not None and counts.any():
@@ -133,7 +132,7 @@ def _sides(judged: Counted) -> Iterator[tuple[int, int, list[tuple[Counts, Count
         yield row, experts, [*sides.values()]
 
 
-def _parted(judged: Counted) -> bool:
+def _has_halves(judged: Counted) -> bool:
     return isinstance(judged, RoutingTrace) or (judged.group_kind in ("step", "label") and len(judged.groups) > 1)
 
 
@@ -144,7 +143,7 @@ def staleness_claims(made_on: Counted, judged_on: Counted, frame: pd.DataFrame) 
     claims = [staleness_claim(Staleness(*row)) for row in frame[[*Staleness._fields]].itertuples(index=False)]
     if (judged := int(frame["layers"].min())) < (layers := len(made_on.model.layers)):
         claims.append(captions.layers_judged(judged, layers))
-    if not _parted(judged_on):
+    if not _has_halves(judged_on):
         claims.append(captions.fresh_plan_fits())
     if again := texts_of_both(made_on, judged_on):
         claims.append(captions.texts_in_both(*again))

@@ -236,7 +236,7 @@ class Alarms:
 
 
 def _effective(counts: np.ndarray) -> float:
-    """exp(entropy of load) / E."""
+    """Return exp(entropy of load) / E."""
     size = len(counts)
     return float(size ** balance_of_counts(counts)["normalised_entropy"] / size) if size > 1 else 1.0
 

@@ -111,7 +111,7 @@ def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
         dead_since,
         alarms=alarms,
         evaluations=_layer_frame(evaluated),
-        changed=_changed(lines, facts),
+        changed=_read_changed(lines, facts),
         summary=summary_of(layers),
         snapshots=_snapshots(lines, folder),
         notes=tuple(lines.notes + notes),
@@ -189,7 +189,9 @@ def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, no
     if (found.counts >= 0).any():
         return [found.counts, found.importance, found.dead_since]
     if folder is None or len(notes) == before:
-        notes.append("Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder.")
+        notes.append(
+            "Counts of experts are in Parquet files next to routing.jsonl, and are missing here. Open the folder."
+        )
     return [None, None, None]
 
 
@@ -207,7 +209,7 @@ def _take_lines(found: Arrays, logs: list[dict[str, Any]]) -> None:
                     found.dead_since[at, place, expert] = step
 
 
-def _changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
+def _read_changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
     rows = [
         {"step": step, "tokens": found["tokens"], "layer": layer, "changed": changed}
         for step, found in sorted(lines.snapshots.items())
@@ -291,7 +293,7 @@ def snapshots_run(folder: Path) -> TrainingRun:
     """
     found = _snapshot_files(folder)
     if not found:
-        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file is called like tokens-512.npz.")
+        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file has a name like tokens-512.npz.")
     return TrainingRun(folder.name, RunFacts(SNAPSHOTS), empty(LOGS), empty(LAYERS), snapshots=found)
 
 

@@ -310,13 +310,13 @@ class RouterRecorder:
                 self._note("no gradient" if not gradients else "cache" if cached else "eval")
                 if cached or module.training:  # generation; or reference log-probabilities
                     return
-            now.mask = self._kept(given)
+            now.mask = self._mask_of_tokens(given)
             now.phase = "train" if module.training else "eval"
             self._note(now.phase)
 
         return enter
 
-    def _kept(self, given: dict[str, Any]) -> Tensor | None:
+    def _mask_of_tokens(self, given: dict[str, Any]) -> Tensor | None:
         """Mark the rows that are tokens, as a flat mask; None: all."""
         decoder = self.routers[0].site == "decoder"
         mask = given.get("decoder_attention_mask" if decoder else "attention_mask")

@@ -105,7 +105,7 @@ def lines_of(readline: ReadLine, size: int) -> Lines:
         _take_line(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
-            f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
+            f"This is not a {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
             "`out` of a run, or the file in it."
         )
     return found
@@ -219,8 +219,8 @@ def facts_of(said: dict[str, Any], facts: Sequence[str] = (), score_function: st
         _text(said.get("counted")),
         score_function,
         has_aux if isinstance(has_aux, bool) else None,
-        _known(number(said.get("aux_coefficient"))),
-        _known(number(said.get("aux_effective"))),
+        _none_if_nan(number(said.get("aux_coefficient"))),
+        _none_if_nan(number(said.get("aux_effective"))),
         of_json(said.get("rules")),
         tuple(text[:500] for text in facts[:20] if is_text(text)),
     )
@@ -243,7 +243,7 @@ def _numbers(values: Any) -> tuple[int, ...]:
     return tuple(values) if good else ()
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 

@@ -90,7 +90,7 @@ class RoutingHealth:
         config: Any = self.base.config
         own = getattr(config.get_text_config(), "router_aux_loss_coef", None)
         self.coefficient, self.effective = own if coefficient is None else coefficient, effective
-        self.alarms = Alarms(self._watched(), self.rules)
+        self.alarms = Alarms(self._watched_routers(), self.rules)
         self.changed: list[float] = []  # by layer, between the last two snapshots
         self.said: list[str] = []
         self.steps, self.total = 0, 0  # optimizer steps, and tokens of those that are reported
@@ -304,7 +304,7 @@ class RoutingHealth:
     def _name(self) -> str:
         return getattr(self.base.config, "name_or_path", "") or type(self.base).__name__
 
-    def _watched(self) -> Watched:
+    def _watched_routers(self) -> Watched:
         home, config = sys.modules[type(self.base).__module__], self.base.config.get_text_config()
         has_aux = hasattr(home, "load_balancing_loss_func") and hasattr(config, "router_aux_loss_coef")
         top_k = max(router.top_k for router in self.routers)
@@ -355,9 +355,7 @@ class RoutingHealth:
                 "weights are to be trained: an adapter or a fused kernel may bypass them, or the loss was 0."
             )
         if self.recorder.unmasked:
-            self.say(
-                "The attention mask does not fit the rows of the routers, so padding may be among what is counted."
-            )
+            self.say("The attention mask does not fit the rows of the routers, so padding may be counted.")
         if self.recorder.unlabelled:
             self.say("Forwards without labels count every token of the attention mask, though tokens='trained'.")
         if why := later_hook(self.recorder):

@@ -19,10 +19,10 @@ def read_run_sandboxed(data: bytes, filename: str, limits: Limits) -> TrainingRu
     return read_run_file(data, filename, limits.max_bytes)
 
 
-def _judged(data: bytes, filename: str, max_bytes: int, _options: ImportOptions) -> bytes:
+def _judge(data: bytes, filename: str, max_bytes: int, _options: ImportOptions) -> bytes:
     read_run_file(data, filename, max_bytes)
     return b""
 
 
 if __name__ == "__main__":
-    end(main(_judged))
+    end(main(_judge))

@@ -244,9 +244,9 @@ def test_a_path_without_a_dataset_is_refused(serving, typed, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     app = serving()
     app.text_input(key="folder of a dataset").set_value(typed).run()
-    assert sentences(app).count("is no folder") == 1
+    assert sentences(app).count("is not a folder") == 1
     press(app, "Open")
-    assert "is no folder" in sentences(app) and not visit_of(app).datasets
+    assert "is not a folder" in sentences(app) and not visit_of(app).datasets
 
 
 @pytest.mark.parametrize("to", [settings.TEAM, settings.PUBLIC])
@@ -325,7 +325,7 @@ def test_names_of_strangers_are_plain_text(serving, folder):
 
 def test_an_empty_dataset_and_one_layer_are_no_errors(serving, tmp_path):
     write_dataset(texts_of().select(tokens=slice(0, 0)), tmp_path / "empty")
-    assert "holds no tokens" in sentences(serving(tmp_path / "empty"))
+    assert "has no tokens" in sentences(serving(tmp_path / "empty"))
     write_dataset(texts_of().select(layers=[2]), tmp_path / "one")
     for page in ("many-texts", "load", "layers", "co-activation", "expert"):
         app = serving(tmp_path / "one", at=page, dataset="one", expert="1")

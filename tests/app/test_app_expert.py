@@ -114,7 +114,7 @@ def test_without_a_trace_an_expert_of_the_embedded_model_is_shown_in_the_held_ou
     assert app.title[0].value == "Layer 0, expert 6"
     assert "98%" in said(app) and "Russian" in said(app)
     assert "rank 8 of 8" in said(app) and "**1,967** of 9,654 tokens" in said(app)
-    assert "muted, the model loses **0.112** nats a token" in said(app)
+    assert "muted, the model loses **0.112** nats per token" in said(app)
     assert "1.11" in sentences(app)
     assert pictures(app) == ALL
     assert asked(app) == {"layer": "0", "expert": "6"}  # the address stays: going back leaves in one step
@@ -457,7 +457,7 @@ def test_a_trace_opened_from_csv_has_what_its_ids_tell(tiny):
     ids = replace(moeviz.trace(tiny, "Il fait froid à Paris. Il fait froid."), weights=None, logits=None)
     trace = from_csv(to_csv(ids))
     app = visit(trace, layer="2", expert="3")
-    assert "expert ids alone" in sentences(app)
+    assert "only expert ids" in sentences(app)
     assert "Read the texts again, with weights" in [button.label for button in app.button]
     assert "mean weight" not in said(app)
 

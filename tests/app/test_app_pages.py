@@ -143,7 +143,7 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
 
 def test_what_if_opens_on_a_change_that_does_something_which_is_read_once_for_all(monkeypatch):
     app = what_if()
-    assert not app.exception and pictures(app) == 3 and "in place of" in sentences(app)
+    assert not app.exception and pictures(app) == 3 and "instead of" in sentences(app)
     assert float(next(metric.value for metric in app.metric if metric.label == "KL")) > 0.01
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     assert pictures(what_if()) == 3

@@ -101,7 +101,7 @@ class Handed(FirstProcess):
             ours.setblocking(False)
             self.processes[number] = _Process(0, ours, serves=True)
             self.selector.register(
-                ours, selectors.EVENT_READ, partial(lambda of, _: self._hear(of), self.processes[number])
+                ours, selectors.EVENT_READ, partial(lambda of, _: self._read_messages(of), self.processes[number])
             )
 
     def turn(self):

@@ -320,5 +320,5 @@ def test_a_layer_that_routes_more_rows_than_were_read_is_refused():
 
 def test_a_graph_without_routers_is_refused():
     recording, _ = recorded("none of them")
-    with pytest.raises(CaptureError, match="no router of it was heard"):
+    with pytest.raises(CaptureError, match="none of its routers was found"):
         recording.check(7)

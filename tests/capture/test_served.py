@@ -501,7 +501,7 @@ def test_a_key_that_is_wanted_or_wrong_is_a_sentence(stub, monkeypatch):
     with pytest.raises(CaptureError, match="refuses the key"):
         opened(stub)
     monkeypatch.setenv("MOEVIZ_API_KEY", "two\nlines")
-    with pytest.raises(CaptureError, match="no header can have"):
+    with pytest.raises(CaptureError, match="a header cannot have"):
         opened(stub)
 
 

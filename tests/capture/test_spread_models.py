@@ -18,6 +18,8 @@ from transformers import FineGrainedFP8Config
 from transformers.integrations import finegrained_fp8
 
 from moe_kernels.tiles import Device, why_not_experts
+from moeviz.capture import corpus
+from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import load_model
 from moeviz.capture.models.parameters import describe
@@ -27,7 +29,7 @@ from moeviz.capture.recorders import CaptureJob, why_hooks
 from moeviz.capture.routers.geometry import nearest_by_weights
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
-from moeviz.errors import ModelNotFound
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.routing_trace import RoutingTrace
 
 PROMPTS = ["To be", "12 + 7 = 19, und"]
@@ -73,6 +75,28 @@ def test_the_trace_of_an_offloaded_model_is_that_of_the_plain_one(where, asked, 
     OFFLOADED[where](model, str(tmp_path))
     assert any(values.is_meta for values in model.parameters())
     assert traced(model, kernels, **REQUESTS[asked]).equals(plain)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral"])
+def test_layers_that_stay_on_the_disk_are_traced_as_those_in_memory(family, tmp_path, monkeypatch):
+    folder = str(tmp_path / family)
+    tiny_model(CONFIGS[family]).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    plain = load_model(folder)
+    on_disk = load_model(folder, device_map="disk", offload_folder=tmp_path / "offloaded")
+    where = {name: values.is_meta for name, values in on_disk.model.named_parameters()}
+    assert all(on == (".layers." in name) for name, on in where.items()) and any(where.values())
+    one, other = (trace(model, PROMPTS, max_new_tokens=3) for model in (plain, on_disk))
+    assert one.equals(other)
+    forwards, texts = [], [("a", PROMPTS[0]), ("b", PROMPTS[1]), ("a", "noch ein Text")]
+    on_disk.model.register_forward_pre_hook(lambda *_given: forwards.append(1))
+    corpora = [trace_corpus(model, texts) for model in (plain, on_disk)]
+    assert len(forwards) == 1 and (corpora[0].experts == corpora[1].experts).all()
+    assert corpora[0].tokens.equals(corpora[1].tokens)
+    monkeypatch.setattr(corpus, "AT_ONCE", 1)
+    assert trace_corpus(on_disk, texts).tokens.equals(corpora[0].tokens) and len(forwards) == 4
+    with pytest.raises(CaptureError, match="offload_folder"):
+        load_model(folder, device_map="disk")
 
 
 @by_both_ways

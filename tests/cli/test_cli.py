@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,8 +23,10 @@ from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import output
+from moeviz.cli import params as cli_params
 from moeviz.cli.main import COMMANDS, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
+from moeviz.cli.params import params_of
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.formats.exports import left_out, read_counts, read_trace, write_trace
@@ -362,6 +365,21 @@ def test_params_says_what_fits_into_cards_and_what_bitsandbytes_packs(capsys):
     )
 
 
+@pytest.mark.parametrize("name", ["embedded", "openai/gpt-oss-20b", "google/switch-c-2048"])
+def test_params_of_a_table_are_those_that_are_counted(name, monkeypatch):
+    written = params_of(name, 4096)
+    cli_params._served_facts.cache_clear()
+    monkeypatch.setattr("moeviz.serving.memory.known_model", lambda _name: None)
+    assert params_of(name, 4096) == written
+    cli_params._served_facts.cache_clear()
+
+
+def test_params_of_a_well_known_model_need_no_torch():
+    code = "import sys; from moeviz.cli.main import main; main(['params', 'embedded']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
+
+
 def test_params_in_json_adds_up(capsys):
     assert main(["params", "embedded", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -522,13 +540,69 @@ def test_ctrl_c_before_a_command_has_begun_ends_without_a_traceback(monkeypatch,
     assert capsys.readouterr().err == "moeviz: stopped\n"
 
 
-def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
-    output.progress(1, 2)
-    assert capsys.readouterr().err == ""
+def test_progress_is_a_line_on_a_terminal_and_elsewhere_one_every_ten_seconds(monkeypatch, capsys):
+    clock = iter([0.0, 9.0, 10.0, 11.0, 20.0, 30.0])
+    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    for done in range(1, 6):
+        output.progress(done, 6, says="read {} of {} texts")
+    assert capsys.readouterr().err == ("moeviz: read 3 of 6 texts, 15 s left\nmoeviz: read 5 of 6 texts, 5 s left\n")
+    monkeypatch.undo()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     output.progress(1, 2)
     output.progress(2, 2)
     assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
+
+
+def test_a_long_table_is_cut_on_a_terminal_unless_all_of_it_is_asked_for(monkeypatch):
+    long = pd.DataFrame({"row": range(15_366)})
+    assert len(output.frame_text(long.head(100)).splitlines()) == 101
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for text in (output.frame_text(long), *output.frame_texts(long)):
+        *rows, last = text.splitlines()
+        assert len(rows) == 41 and "15,366" in last and "--all" in last
+    output.ALL.set()
+    assert len(output.frame_text(long.head(100)).splitlines()) == 101
+    output.ALL.clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "after", "result"),
+    [
+        (["corpus", "one.txt", "two.txt", "three.txt", "-o", "part.npz"], 2, "2 sequences"),
+        (
+            [
+                "prune",
+                "embedded",
+                *["one.txt", "two.txt", "three.txt", "four.txt"],
+                "--cut",
+                "1",
+                "--criteria",
+                "reap,random",
+            ],
+            11,
+            "1 text",
+        ),
+    ],
+)
+def test_what_was_read_is_kept_when_a_command_is_stopped(monkeypatch, tmp_path, capsys, words, after, result):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(("one", "two", "three", "four")):
+        Path(f"{name}.txt").write_text(f"12 + {number} = {12 + number}")
+    shown = []
+
+    def clock():
+        if signal.getsignal(signal.SIGINT) is output._stop_reading:  # the model is loaded
+            shown.append(0.0)
+        if len(shown) == after:
+            signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    monkeypatch.setattr(output.time, "monotonic", clock)
+    assert main([*words, "-q"]) == 130
+    assert result in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if "-o" in words:
+        assert read_trace("part.npz").tokens["sequence"].nunique() == 2
 
 
 def test_a_summary_says_what_is_not_as_in_most_models():

@@ -150,7 +150,7 @@ def test_rows_of_zeros_are_not_recorded_and_layers_of_zeros_are_left_out(tmp_pat
 def test_an_array_of_zeros_and_an_expert_twice_are_refused(tmp_path):
     rows = np.load(FOLDER / "vllm_offline.npy")
     np.save(tmp_path / "zeros.npy", rows * 0)
-    with pytest.raises(InvalidTrace, match="bypasses what records"):
+    with pytest.raises(InvalidTrace, match="bypassed what records"):
         read_trace(tmp_path / "zeros.npy", options=TOKENS_FIRST)
     rows[4, 3] = 5
     np.save(tmp_path / "twice.npy", rows)
@@ -359,9 +359,9 @@ def test_rows_that_vllm_did_not_record_are_counted_in_the_caution_and_by_the_doc
 
 
 CUT = {
-    "mbolt.bin": (8, ("Left out: the last 12 bytes", "Left out: 1 of 5 passes, 1 of 13 tokens, for want of")),
+    "mbolt.bin": (8, ("Left out: the last 12 bytes", "Left out: 1 of 5 passes, 1 of 13 tokens, which lack")),
     "llama_moe_trace_ranked.csv": (3, ("ends in no line break, as where a run is killed: 'decode,12,4,1'",)),
-    "vllm_batch.jsonl": (9, ("the last of 2 lines of 'vllm_batch.jsonl', cut as where a run",)),
+    "vllm_batch.jsonl": (9, ("the last of 2 lines of 'vllm_batch.jsonl', cut as when a run",)),
 }
 
 
@@ -386,7 +386,7 @@ def saved(value: object) -> bytes:
 def test_a_tensor_expanded_by_strides_is_refused_before_it_is_made():
     data = saved({"logical_count": torch.ones(1, dtype=torch.int32).expand(10**4, 10**4, 10**4)})
     assert len(data) < 2000
-    with pytest.raises(InvalidTrace, match="larger than what is stored"):
+    with pytest.raises(InvalidTrace, match="larger than its stored data"):
         from_torch(data, 2**30)
 
 
@@ -403,7 +403,7 @@ def test_a_file_of_torch_that_would_run_a_program_is_not_opened(tmp_path):
 
 
 def test_what_somebody_uploads_is_no_file_of_torch():
-    with pytest.raises(InvalidTrace, match="those are opened only where they lie"):
+    with pytest.raises(InvalidTrace, match="which only “moeviz convert” opens"):
         read_bytes((FOLDER / "slime.pt").read_bytes(), "slime.pt")
     data = (FOLDER / "vllm_offline.npy").read_bytes()
     assert read_bytes(data, "a.npy", options=TOKENS_FIRST).experts.shape == (4, 13, 2)
@@ -431,7 +431,7 @@ def test_a_wrong_checksum_is_seen_though_torch_does_not_look():
 
 def test_many_tensors_of_one_storage_are_counted_together():
     one = torch.zeros(2**18)
-    with pytest.raises(InvalidTrace, match="larger than what is stored"):
+    with pytest.raises(InvalidTrace, match="larger than its stored data"):
         from_torch(saved([one.view(2**18) for _ in range(20)]), 2**30)
 
 

@@ -1,11 +1,13 @@
 """How much of a model works, on a model small enough to count by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from moeviz import ModelInfo, ParameterCounts, RoutingTrace
 from moeviz.errors import MissingField
-from moeviz.metrics.parameters import parameter_split, touched_growth
+from moeviz.metrics.parameters import parameter_split, touched_growth, varying_routes_in_words
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import token_frame
 
@@ -65,3 +67,11 @@ def test_without_parameter_counts_says_what_is_missing(measure, trace, by_hand):
         measure(trace)
     with pytest.raises(MissingField, match="use one with all of them"):
         measure(by_hand.select(layers=[0]))
+
+
+def test_experts_that_compute_nothing_and_empty_slots_are_told_from_those_that_compute(by_hand):
+    """In layer 0 the last expert, 3, computes nothing; in layer 1 it is expert 1, and one token has none."""
+    idle = replace(by_hand, model=replace(by_hand.model, zero_experts=1))
+    words = varying_routes_in_words(idle)
+    assert "0.33" in words and "from 0 to 1" in words and "60%" in words  # 3 of 5 assignments
+    assert varying_routes_in_words(by_hand.select(layers=[0])) is None

@@ -131,7 +131,7 @@ WHY_NOT = {
     r"s3://": "needs a store",
     r"--ray|^ray |CUDA_VISIBLE": "needs Ray, or cards",
     r"vllm|sglang|http": "needs a server that runs a model",
-    r"allenai/|base/|google/": "needs a model from the hub",
+    r"allenai/|base/|google/|Qwen/": "needs a model from the hub",
     r"moeviz (corpus|history)": "reads many texts, or trains, for minutes",
 }
 

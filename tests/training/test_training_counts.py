@@ -182,7 +182,7 @@ def test_a_mask_of_four_dimensions_does_not_say_what_is_padding():
         health.base(**batch | {"attention_mask": seen}).loss.backward()
         health.step()
         assert health.report()["moe/tokens"] == batch["input_ids"].numel()
-        assert "padding may be among what is counted" in health.said[-1]
+        assert "padding may be counted" in health.said[-1]
 
 
 def fails(*_given, **_named):
@@ -190,7 +190,7 @@ def fails(*_given, **_named):
 
 
 @pytest.mark.parametrize(
-    "part", ["check_layout", "RouterRecorder._kept", "RouterRecorder._leave", "RouterRecorder.count"]
+    "part", ["check_layout", "RouterRecorder._mask_of_tokens", "RouterRecorder._leave", "RouterRecorder.count"]
 )
 def test_what_goes_wrong_in_a_hook_is_said_and_the_training_goes_on(part, monkeypatch):
     monkeypatch.setattr(f"moeviz.training.router_hooks.{part}", fails)
@@ -236,7 +236,7 @@ def test_a_forward_that_fails_leaves_no_phase_behind():
 def test_a_mask_that_does_not_fit_is_not_guessed_at_and_that_is_said():
     model, batch = tiny().train(), collate(windows(count=2))
     with RoutingHealth(model) as health:
-        health.recorder._kept = lambda _given: torch.ones(5, dtype=torch.bool)
+        health.recorder._mask_of_tokens = lambda _given: torch.ones(5, dtype=torch.bool)
         model(**batch).loss.backward()
         health.step()
         assert health.report()["moe/tokens"] == 128

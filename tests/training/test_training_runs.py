@@ -424,7 +424,7 @@ def test_counts_of_many_experts_lie_in_parquet_and_come_back(tmp_path):
     assert "part-000066.parquet cannot be read" in damaged.notes[0]
     assert (damaged.counts[66] == -1).all() and np.array_equal(damaged.counts[65], run.counts[65])
     alone = read_run_file((tmp_path / "run" / "routing.jsonl").read_bytes(), "routing.jsonl")
-    assert alone.counts is None and "beside routing.jsonl" in alone.notes[0] and len(alone.layers) == 69 * 16
+    assert alone.counts is None and "next to routing.jsonl" in alone.notes[0] and len(alone.layers) == 69 * 16
 
 
 def test_a_disk_that_is_full_ends_no_training(tmp_path, caplog):

@@ -1,7 +1,7 @@
 """Work of several pieces that goes on while its visitor looks at other things. No Streamlit here.
 
-Each piece waits in line by itself (see `fair_queue.py`), so that other visitors come in between. With Stop, or when the
-visitor's session is gone, the piece at hand is the last. Work that only tells how far it is becomes such pieces by
+Each piece queues by itself (see `fair_queue.py`), so that other visitors come in between. With Stop, or when the
+visitor's session is gone, the piece at hand is the last. Work that only reports its progress becomes such pieces by
 `in_steps`, and others have their turn between them.
 """
 

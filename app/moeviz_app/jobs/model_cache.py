@@ -180,15 +180,15 @@ def _gb(size: int) -> str:
 
 
 class Garbage:
-    """When Python looks for garbage among all that was imported: rarely, and not after every script.
+    """Python's search for garbage among all that was imported: rare, and not after every script.
 
     Streamlit collects garbage after every script run, and a walk over all that torch and models are made of takes
     0.14 s. What is frozen is left out of that walk; but so is what a visitor had open at that moment, which would then
     never be found when it is garbage. So all is thawed, looked through and frozen again, now and then when nobody
     waits.
 
-    A forked process shares what was frozen before, as long as nobody writes to it, and a walk does. There it is thawed
-    for a model that is to go, and else not: what is open when the first model comes is the price.
+    A forked process shares what was frozen before, as long as nobody writes to it, and a walk does. There it is
+    thawed only for a model that goes: the price is what is open when the first model comes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, forked: bool = False) -> None:

@@ -23,7 +23,7 @@ from moeviz_app.server import identity
 LOOK_UP_SECONDS = 8.0
 MOST_LOOK_UPS = 4  # at a time; each may go on for a while after nobody waits for it
 NO_HUB = (
-    "It is no folder on this machine, and the Hugging Face hub does not answer. Try again, or give the folder of a "
+    "It is not a folder on this machine, and the Hugging Face hub does not answer. Try again, or give the folder of a "
     "model."
 )
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def call_with_timeout(name: str, ask: Callable[[], T], seconds: float = LOOK_UP_
     except TimeoutError as error:
         if found.done():  # it was its own
             raise
-        raise ModelNotFound(f"Nothing was heard of {quoted(name)} within {seconds:g} s. {silent}") from error
+        raise ModelNotFound(f"No answer from {quoted(name)} within {seconds:g} s. {silent}") from error
 
 
 if TYPE_CHECKING:
@@ -231,6 +231,18 @@ def config_of(name: str) -> Any:
     from moeviz.capture.models.load import model_config
 
     return call_with_timeout(name, lambda: model_config(name))
+
+
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def takes_images(name: str) -> bool:
+    """Return whether a transformers model takes images, by the class that its config opens."""
+    if known_before_opening(name) is not None:
+        return False
+    config = config_of(name)
+    from moeviz.capture.models.load import takes_images
+    from moeviz.capture.models.parameters import class_of
+
+    return takes_images(class_of(config))
 
 
 def dtype_of(name: str) -> str:

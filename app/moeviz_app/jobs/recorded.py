@@ -27,6 +27,7 @@ from moeviz.formats.exports import open_cached
 from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.metrics.expert_names import expert_names, names_that_hold
+from moeviz.metrics.parameters import varying_routes_in_words
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
@@ -177,6 +178,12 @@ def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
         return expert_names(trace)
     except MissingField:
         return None
+
+
+@once_per_trace
+def varying_routes(trace: RoutingTrace) -> str | None:
+    """Return how many experts its tokens really got, in a sentence; None if all got the same number."""
+    return varying_routes_in_words(trace)
 
 
 def layout(model: ModelInfo) -> tuple[object, ...]:

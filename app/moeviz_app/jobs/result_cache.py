@@ -17,7 +17,7 @@ class ResultCache(Generic[T]):
         self._guard = threading.Lock()
 
     def get(self, key: Hashable) -> T | None:
-        """Return the result; None where it is not there, or not any more."""
+        """Return the result; None if it is not there, or not any more."""
         with self._guard:
             if key not in self._found:
                 return None

@@ -12,6 +12,7 @@ from moeviz_app import settings
 from moeviz_app.jobs.model_catalog import LoadOptions
 
 if TYPE_CHECKING:
+    from moeviz.capture.run.images import PromptImage
     from moeviz.capture.run.request import CaptureRequest
 
 KERNELS_CHOICES = ("on", "off")
@@ -107,6 +108,7 @@ class RunRequest:
     chat: bool = _row(lambda text: text == str(True), False)  # sent as a user's turn, by the tokenizer's chat template
     system: str | None = _row(lambda text: _prompt(text) or None)  # of a chat: the system prompt
     mute: tuple[tuple[int, int], ...] = _row(_muted_in, (), _muted_as_text)  # not to be chosen, while generating too
+    images: tuple[str, ...] = ()  # SHA-256 of each; the visit has their bytes, and an address has neither
 
     @property
     def how(self) -> LoadOptions:
@@ -116,10 +118,13 @@ class RunRequest:
     @property
     def fits_an_address(self) -> bool:
         """Return whether every browser and server takes an address with its texts."""
-        return len(self.prompt) + len(self.system or "") <= LONGEST
+        return not self.images and len(self.prompt) + len(self.system or "") <= LONGEST
 
-    def request(self) -> "CaptureRequest":
-        """Return what the library is asked for. Raises what a request is refused for; imports what runs models."""
+    def request(self, images: "tuple[PromptImage, ...]" = ()) -> "CaptureRequest":
+        """Return what the library is asked for, with the images as they were read; imports what runs models.
+
+        Raises what a request is refused for.
+        """
         from moeviz.capture.interventions.mute import Mute
         from moeviz.capture.run.decoding import CHECKPOINT, Decoding, Sampling
         from moeviz.capture.run.request import AUTO, CaptureRequest
@@ -137,12 +142,14 @@ class RunRequest:
             chat=self.chat,
             system=self.system,
             next_tokens=AUTO,
+            images=images,
         )
 
     def parameters(self) -> dict[str, str]:
         """Return the run as the query of an address; defaults stay out."""
         given = {name: WRITE[name](value) for name in READ if (value := getattr(self, name))}
-        return {"prompt": self.prompt, "model": self.model} | given
+        images = {"images": str(len(self.images))} if self.images else {}  # which nothing reads: it is another run
+        return {"prompt": self.prompt, "model": self.model} | given | images
 
 
 READ: dict[str, Read] = {row.name: row.metadata["read"] for row in fields(RunRequest) if row.metadata}

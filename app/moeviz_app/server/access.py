@@ -41,7 +41,7 @@ input, button {font: inherit; padding: .4rem .6rem} label, p {display: block; ma
 <h1>moeviz</h1><p>{said}</p><form method="post"><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Open</button></form></html>"""
-GIVE = "This server is for a team. Its token was printed when it started; whoever started it can tell you."
+GIVE = "This server is for a team. Its token was printed when it started; ask whoever started it."
 GIVE_OWN = "Open the address that moeviz printed when it started; it holds a token, so that nobody else gets in."
 GIVE_FILE = " Or give the token here: it is in the file {file}, unless MOEVIZ_TOKEN sets another."
 WRONG = "This is not the token of this server. It was printed when the server started last."
@@ -115,7 +115,7 @@ class AccessControl:
             login = Refusal("login", LOG_IN if self.settings.token is None else give, 401)
             await refuse(login, scope, receive, send)
             return
-        given = await _given_token(receive) if scope["method"] == "POST" else None
+        given = await _read_token(receive) if scope["method"] == "POST" else None
         if self._is_token(given):
             await self._go_on(scope, receive, send)
             return
@@ -217,7 +217,7 @@ def _same_page(scope: Scope) -> str:
     return quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
 
 
-async def _given_token(receive: Receive) -> str:
+async def _read_token(receive: Receive) -> str:
     body, more = b"", True
     while more and len(body) <= MOST_BYTES:
         message = await receive()

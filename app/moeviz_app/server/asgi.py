@@ -82,10 +82,11 @@ def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
 
 def policy(ancestors: Sequence[str], page: str) -> str:
     """The content security policy of a page; the scripts that stand in it are known by their hashes."""
-    hashes = [f"'sha256-{_hash(script)}'" for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     rules = {
         "default-src": ["'none'"],
-        "script-src": ["'self'", "blob:", *hashes],
+        "script-src": ["'self'", "blob:", *(f"'sha256-{digest}'" for digest in digests)],
         "style-src": ["'self'", "'unsafe-inline'"],
         "img-src": ["'self'", "data:", "blob:"],
         "font-src": ["'self'", "data:"],
@@ -100,10 +101,6 @@ def policy(ancestors: Sequence[str], page: str) -> str:
         "frame-ancestors": list(ancestors) or ["'none'"],
     }
     return "; ".join(f"{name} {' '.join(values)}" for name, values in rules.items())
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 class OneVisitor:
@@ -129,7 +126,7 @@ class OneVisitor:
 
 log = logging.getLogger("moeviz.app")
 WAYS = {
-    PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
+    PRIVATE: "moeviz serves only this machine: any model, any folder, no stranger (private).",
     TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
 }
@@ -182,7 +179,7 @@ def checked(ours: Settings) -> Settings:
         )
     if ours.processes > 1 and config.get_option("server.sslCertFile"):
         sys.exit(
-            "moeviz: MOEVIZ_PROCESSES is more than 1, and which process is whose cannot be seen in what is encrypted. "
+            "moeviz: MOEVIZ_PROCESSES is more than 1, and encrypted requests do not show whose process they are for. "
             "Let a proxy before it speak https, or leave MOEVIZ_PROCESSES out."
         )
     if ours.serve == TEAM and ours.login_header is None and ours.token is None:

@@ -139,12 +139,12 @@ class Tabs:
             await self.app(scope, receive, send)
             return
         tab = OpenTab(visitor_of(scope))
-        if (refused := self._judged(tab.visitor)) is not None:
+        if (refused := self._why_refused(tab.visitor)) is not None:
             await refuse(refused, scope, receive, send)
             return
 
         async def heard() -> Message:
-            return await self._hear(tab, receive)
+            return await self._receive(tab, receive)
 
         self.open.append(tab)
         try:
@@ -156,7 +156,7 @@ class Tabs:
             note(tab.over, scope)
             await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
 
-    def _judged(self, visitor: Visitor) -> Refusal | None:
+    def _why_refused(self, visitor: Visitor) -> Refusal | None:
         """Return why a tab is refused. Tabs that have sent nothing are closed first."""
         settings, mine, here = self.settings, visitor.id, visitor.address
         shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
@@ -174,7 +174,7 @@ class Tabs:
                 self._end(silent[0], SILENT)
         return None
 
-    async def _hear(self, tab: OpenTab, receive: Receive) -> Message:
+    async def _receive(self, tab: OpenTab, receive: Receive) -> Message:
         """Wait for a tab's next message: for the first one, a limited time. An ended tab is gone for the app."""
         try:
             if tab.spoke:

@@ -64,14 +64,14 @@ def open_path(typed: str) -> str:
     if not may_type():
         raise MoevizError("Folders of this server cannot be opened from here.")
     if why := why_no_file(typed):
-        raise MoevizError(f"{quoted(typed)} is no folder: the name {why}.")
+        raise MoevizError(f"{quoted(typed)} is not a folder: the name {why}.")
     try:
         path = Path(typed.strip()).expanduser()
     except RuntimeError as error:
         raise MoevizError(f"{quoted(typed)} is no folder: {error}") from error
     if not is_dataset(path):
         raise MoevizError(
-            f"{quoted(typed)} is no folder with a dataset. Give one that “moeviz corpus … -o FOLDER” has written."
+            f"{quoted(typed)} is not a folder with a dataset. Give one that “moeviz corpus … -o FOLDER” has written."
         )
     where = str(path.resolve())
     known = next((name for name, other in offered().items() if Path(other).resolve() == Path(where)), None)
@@ -158,7 +158,7 @@ def _free(path: str, taken: Mapping[str, object]) -> str:
 
 
 def sample(shown: ShownDataset, read: bool = True) -> RoutingTrace | None:
-    """Return a sample of a dataset's texts as a trace, kept for all; None where it was not `read` yet and is not to be.
+    """Return a sample of a dataset's texts as a trace, kept for all; None if it was not `read` yet and is not to be.
 
     Raises as `sample_of_dataset`.
     """

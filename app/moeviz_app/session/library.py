@@ -61,7 +61,7 @@ class SessionLibrary(dict[str, Counted]):
             self.since[name] = next(_order)
             for old in [*self][:-most]:
                 self._drop(old)
-            _make_room(self)
+            _drop_oldest(self)
 
     def put_last(self, name: str, trace: Counted, most: int) -> bool:
         """Keep a trace as the oldest, if there is a place and enough memory for it; whether there was."""
@@ -102,7 +102,7 @@ def free_name(title: str, taken: Container[str]) -> str:
 
 
 def check_memory(trace: Counted, name: str) -> None:
-    """Raise `MoevizError` where a trace that came in a file is more than a tab, or the server, may keep."""
+    """Raise `MoevizError` if a trace that came in a file is more than a tab, or the server, may keep."""
     size = size_of(trace)
     if size > _of_a_tab():
         raise MoevizError(
@@ -110,7 +110,7 @@ def check_memory(trace: Counted, name: str) -> None:
             f"{_of_a_tab() / MB:,.0f} MB here. Save fewer tokens or layers, or leave the logits out."
         )
     with _guard:
-        _make_room(None, size)
+        _drop_oldest(None, size)
         if bytes_kept() + size > _of_all():
             raise MoevizError(
                 f"This server keeps {_of_all() / MB:,.0f} MB of traces, as many as it may. Try again later."
@@ -130,7 +130,7 @@ def size_of(trace: Counted) -> int:
     return _sizes[trace]
 
 
-def _make_room(library: SessionLibrary | None, more: int = 0) -> None:
+def _drop_oldest(library: SessionLibrary | None, more: int = 0) -> None:
     """Drop the oldest traces, of this tab and then of all, while memory is short."""
     while library is not None and len(library) > 1 and _bytes_of(library) > _of_a_tab():
         _take(library, next(iter(library)))

@@ -161,7 +161,7 @@ def subjects() -> dict[str, Subject]:
     for name in datasets.offered():
         found.append(_of_dataset(name))
     for model in MODELS:
-        found.append(_of_counts(model.lower(), _published(model), "code, web and books"))
+        found.append(_of_counts(model.lower(), _published_subjects(model), "code, web and books"))
     routed = {*NAMES, *CHECKPOINTS.values()}
     for model in known_models():
         if model not in routed:
@@ -172,7 +172,6 @@ def subjects() -> dict[str, Subject]:
 
 
 def _own_traces() -> list[Subject]:
-    """List the visitor's own traces, the latest first."""
     current, names = visit().trace, recent.traces()
     found = []
     if current is not None:
@@ -207,7 +206,7 @@ def _of_counts(id_: str, counts: Counted, name: str) -> Subject:
 
 
 @lru_cache(len(MODELS))
-def _published(model: str) -> ExpertCounts:
+def _published_subjects(model: str) -> ExpertCounts:
     return published_counts(model)
 
 

@@ -34,9 +34,9 @@ def offered() -> dict[str, Callable[[], TrainingRun]]:
     """Return runs by name, each a function that reads it: the server's own, the visitor's, then those that ship."""
     own = {name: partial(_own, name) for name in visit().training_runs.newest_first()}
     return (
-        {name: partial(_started, path) for name, path in started().items()}
+        {name: partial(_read_started, path) for name, path in started().items()}
         | own
-        | {name: partial(_shipped, name) for name in SHIPPED}
+        | {name: partial(_read_shipped, name) for name in SHIPPED}
     )
 
 
@@ -88,7 +88,7 @@ def seen(name: str) -> Signature:
     return signature(started()[name])
 
 
-def _started(path: str) -> TrainingRun:
+def _read_started(path: str) -> TrainingRun:
     try:
         return run_at(path)
     except OSError as error:
@@ -100,7 +100,7 @@ def _own(name: str) -> TrainingRun:
 
 
 @st.cache_resource(show_spinner=False)
-def _shipped(name: str) -> TrainingRun:
+def _read_shipped(name: str) -> TrainingRun:
     return snapshots_run(EMBEDDED) if name == SNAPSHOTS else read_run(EXAMPLES / SHIPPED[name])
 
 

@@ -87,6 +87,7 @@ class Visit:
     datasets: dict[str, str] = field(default_factory=dict)  # paths
     left_out: dict[str, frozenset[int]] = field(default_factory=dict)  # of a dataset's key: shards that are not whole
     results: dict[str, Any] = field(default_factory=dict)  # that took long, by all that they depend on
+    images: dict[str, bytes] = field(default_factory=dict)  # of prompts, by SHA-256: nobody else has them
     upload: str | None = None  # the id of the last one that was opened
     brought: list[RoutingTrace] = field(default_factory=list)  # traces of earlier visits, whoever's these were
     kept_seen: set[str] = field(default_factory=set)  # traces of earlier visits that were looked at

@@ -82,7 +82,6 @@ class ShortLinks:
             return dict(found[1])
 
     def _forget(self) -> None:
-        """Forget old entries, and those over the limit."""
         while self._queries:
             key, (when, query) = next(iter(self._queries.items()))
             if when > self._clock() - SECONDS and self._chars <= MOST_CHARS:

@@ -48,7 +48,7 @@ ADDRESS = page_address(number(session.GROUP), number(session.COUNTED_LAYER))
 
 
 def balance_page() -> None:
-    """Draw the answer beside what chance may bring, and one picture; the rest where it is asked for."""
+    """Draw the answer, the range of chance, and one picture; the rest on request."""
     question("Balance", BALANCE)
     if gone := visit().counts.take_dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
@@ -69,7 +69,6 @@ def balance_page() -> None:
 
 
 def _part(counted: Counted) -> Counted:
-    """Choose all groups together, or one of them."""
     counts = counted
     if isinstance(counted, RoutingTrace) and "label" in counted.tokens:
         counts = counted.counts_by_label()
@@ -82,7 +81,7 @@ def _part(counted: Counted) -> Counted:
 
 
 def _answer(counted: Counted, part: Counted) -> None:
-    """Draw the sentence, what luck may bring, and the picture; then whose routing it is."""
+    """Draw the sentence, the range that chance gives, and the picture; then whose routing it is."""
     model = counted.model
     frame = cached_for_example(part, (BALANCE.key, "numbers"), lambda: BALANCE.measure(part))
     with st.container(border=True, key="answer"):
@@ -90,7 +89,7 @@ def _answer(counted: Counted, part: Counted) -> None:
         if (luck := luck_sentence(frame)) is not None:
             st.text(in_words_of(model, luck))
         if isinstance(part, RoutingTrace) and len(part.tokens) < ENOUGH:
-            _beside_other_texts(frame, part)
+            _compare_with_other_texts(frame, part)
     trace = part if isinstance(part, RoutingTrace) else None
     if trace is not None:
         follow_click()
@@ -101,8 +100,8 @@ def _answer(counted: Counted, part: Counted) -> None:
         st.text(f"Caution: {model.caution}")
 
 
-def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
-    """Say of a short text that it is not the model, with its busiest expert's load elsewhere where that is known."""
+def _compare_with_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
+    """Warn that a short text is not the model, with its busiest expert's load elsewhere if that is known."""
     usual = recorded.usual(part.model)
     said = None if usual is None or usual is part else elsewhere_sentence(frame, BALANCE.measure(usual))
     st.text(
@@ -112,7 +111,7 @@ def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
 
 
 def _of_counts(counts: ExpertCounts, part: Counted) -> None:
-    """Draw the parts below the answer to counts: what they show, and a sentence on what takes a trace."""
+    """Draw the parts below the answer to counts: what they show, and a sentence on what needs a trace."""
     say(LACKING.format(CHECKPOINTS.get(counts.model.name, "MODEL")))
     doctor_says(counts)
     parts = [*([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
@@ -137,7 +136,7 @@ def _like(counts: ExpertCounts) -> bool:
 
 
 def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:
-    """Draw a chart, or nothing where it needs tokens: the page says so once."""
+    """Draw a chart, or nothing if it needs tokens: the page reports that once."""
     try:
         frame = chart.measure(counts)
     except MissingField:

@@ -49,8 +49,8 @@ SHOWN_OF_A_TEXT, SHOWN_KINDS = 14, ("French", "German", "Python", "SQL")  # of t
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one, or three; see where they differ, and any chart of all.
 
-    Of one model, expert by expert; of several, by what holds for each, since their experts share no more than numbers.
-    Before there are two, the models that ship stand side by side.
+    Traces of one model are compared expert by expert; of several, by what holds for each, since their experts share
+    only numbers. Before there are two, the models that ship are side by side.
     """
     st.title("Compare", anchor=False)
     for sentence in recent.restore():
@@ -72,7 +72,7 @@ def compare_page() -> None:
 
 
 def _what_ships(trace: RoutingTrace | None) -> None:
-    """Show, before there is a pair, beginnings of held-out texts through the models whose routing of them ships."""
+    """Show, before there is a pair, beginnings of held-out texts through the models whose recordings ship."""
     example_note("Run a second text on the Explore page, or open a trace file on the page Files, to compare your own.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
@@ -89,7 +89,7 @@ def _beginnings(trace: RoutingTrace) -> RoutingTrace:
 
 
 def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]:
-    """Name traces by what tells them apart: their models, or else the names that they have among the recent ones."""
+    """Name traces by what distinguishes them: their models, or else the names that they have among the recent ones."""
     chosen = list(chosen)
     models = [trace.model.name for _, trace in chosen]
     apart = len({*models}) == len(models)
@@ -152,7 +152,7 @@ def _one_model(one: RoutingTrace, other: RoutingTrace) -> bool:
 
 
 def _offer_own_models(first: RoutingTrace | None) -> None:
-    """Offer the first text, or an example, through the embedded model and its siblings, where these are here."""
+    """Offer the first text, or an example, through the embedded model and its siblings, if these are here."""
     names, made_by = [name for name in installed() if name in settings.SETTINGS.models], recent.run_of(first)
     which = "an example" if made_by is None else "the first text"
     if len(names) < 2 or not st.button(f"Run {which} through {HOW_MANY[len(names)]} embedded models"):
@@ -180,12 +180,12 @@ def figures_side_by_side(traces: Several) -> None:
     """Draw the differences between traces with experts of their own: in sentences, and figure by figure."""
     frames: list[pd.DataFrame | MissingField] = []
     with explained():
-        says, frames = _found(traces)
+        says, frames = _compute_tables(traces)
         with st.container(border=True, key="answer"):
             st.text("Means over layers; by layer they are drawn below.")
             for sentence in says:
                 st.text(sentence)
-            _kept_even(traces)
+            _report_balance_in_training(traces)
     for chart, frame in zip(CHARTS, frames, strict=False):
         heading(chart)
         with explained():
@@ -198,15 +198,12 @@ def figures_side_by_side(traces: Several) -> None:
             picture_and_words(chart, frame)
 
 
-def _found(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
-    """Return sentences, and the table of each of CHARTS or why there is none.
-
-    They are kept as long as they are on screen: of long texts they take seconds.
-    """
+def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
+    """Return sentences, and the table of each of CHARTS or why it has none, cached while they are on screen."""
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
         return known[1]
-    frames = [_measured(chart, traces) for chart in CHARTS]
+    frames = [_measure(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
     found = multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames
@@ -214,15 +211,15 @@ def _found(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField
     return found
 
 
-def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
+def _measure(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
         return chart.measure(traces)
     except MissingField as why:
-        return why  # said where it would be drawn
+        return why  # shown in place of the drawing
 
 
-def _kept_even(traces: Several) -> None:
-    """Say how each model's load was kept even in training, and the losses it came to: known of our own models."""
+def _report_balance_in_training(traces: Several) -> None:
+    """Report how each model's load was balanced in training, and its final losses: known for our own models."""
     models = {name: trace.model.name for name, trace in traces.items()}
     known = {name: OWN_MODELS[model] for name, model in models.items() if model in OWN_MODELS}
     if not known:
@@ -233,7 +230,7 @@ def _kept_even(traces: Several) -> None:
     st.text(f"In training, the load was kept even in {says}{unknown}.")
     if {EMBEDDED, NATURAL} <= set(models.values()):
         st.text(said_of_study())
-        session.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
+        session.link_to("Mixtral", "Both models on sixty labelled texts, and Mixtral's published figures")
     if len(set(map(id, known.values()))) > 1:
         cost = "; ".join(
             f"{name} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"
@@ -292,7 +289,7 @@ def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:
 
 
 def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
-    """Say which experts a token of one layer has, the first ones with their names and weights."""
+    """Name the experts of a token at one layer, the first ones with their names and weights."""
     experts = [int(expert) for expert in part.experts[0, row] if expert >= 0]
     weights = part.weights
     shares = ["" if weights is None else f" {weights[0, row, at]:.0%}" for at in range(len(experts))]
@@ -303,5 +300,5 @@ def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
 
 
 def _pick(key: str) -> None:
-    """Callback of a strip: mark the same row in the others."""
+    """Mark the row of a click in the other strips."""
     visit().row_of_several = int(session.value(key).pick)

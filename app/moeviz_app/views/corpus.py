@@ -60,7 +60,7 @@ def corpus_page() -> None:
     with explained():
         texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
-            session.set_trace(_run(name, _checked(texts)))
+            session.set_trace(_run(name, _check_texts(texts)))
     trace = visit().trace
     if trace is not None and "label" in trace.tokens:
         _show(trace)
@@ -88,14 +88,11 @@ def choose_texts(key: str, usual: str) -> Texts:
                 f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
             )
         return texts_of_files((file.name, file.getvalue()) for file in files)
-    return _pasted()
+    return _draw_fields()
 
 
-def _pasted() -> Texts:
-    """Draw a label and a text a row, in fields of their own.
-
-    An editable table would take a forged message of thousands of new rows and apply them one by one, for minutes.
-    """
+def _draw_fields() -> Texts:
+    """Draw a field for each label and text. An editable table would apply a forged message of thousands of rows."""
     session.start_with(session.TEXTS, len(BEGINNING))
     pairs = [_row(number) for number in range(session.value(session.TEXTS))]
     with st.container(horizontal=True):
@@ -104,7 +101,7 @@ def _pasted() -> Texts:
         st.button("Remove the last", icon=":material/remove:", on_click=_change_rows, args=(-1,), disabled=least)
     if full:
         say(f"At most {MOST_PASTED} texts can be pasted. For more, upload a file.")
-    # A browser may send anything, not strings alone.
+    # A browser may send anything, not only strings.
     return [pair for pair in pairs if all(isinstance(part, str) and part for part in pair)]
 
 
@@ -120,11 +117,11 @@ def _row(number: int) -> tuple[str, str]:
 
 
 def _change_rows(by: int) -> None:
-    """Callback of the two buttons. A text that is removed is there again when its row is added again."""
+    """Add or remove rows. A text that is removed is there again when its row is added again."""
     session.set_value(session.TEXTS, min(max(session.value(session.TEXTS) + by, 1), MOST_PASTED))
 
 
-def _checked(texts: Texts) -> Texts:
+def _check_texts(texts: Texts) -> Texts:
     if not texts:
         raise InvalidPrompt("There are no texts yet. Give at least two, with different labels.")
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in texts)
@@ -136,7 +133,7 @@ def _checked(texts: Texts) -> Texts:
 
 
 def _run(name: str, texts: Texts) -> RoutingTrace:
-    """Trace the texts, each a piece of work, so that other visitors come in between."""
+    """Trace the texts, each as a separate job, so that other visitors come in between."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.record.joining import joined
 
@@ -199,7 +196,7 @@ def _type() -> None:
 
 
 def dataset_page(shown: ShownDataset) -> None:
-    """Draw load, balance beside chance, labels and coverage; the other questions are on the pages of topics."""
+    """Draw load, balance against chance, labels and coverage; the other questions are on the pages of topics."""
     dataset_facts(shown)
     if not whole(shown):
         return
@@ -207,7 +204,7 @@ def dataset_page(shown: ShownDataset) -> None:
     labelled = (BY_LABEL,) if shown.dataset.kept.labels else ()
     over_time = (OVER_TIME,) if OVER_TIME in charts_of("Load", shown) else ()
     answers = draw((LOADS, BALANCE, *labelled, NEEDED, *over_time), shown)
-    with explained(lambda _said: None):  # which the chart has said
+    with explained(lambda _said: None):  # which the chart has reported
         if (frame := answers.get(question(LOADS, shown, None)[0])) is not None:
             place.container(border=True, key="answer").text(counts_summary(frame))
     st.subheader("Ask more of this dataset", anchor=False)

@@ -78,7 +78,7 @@ def engine_difference_page() -> None:
     _begin(offered, linked and not waits)
     with explained():
         pair = _pair(offered)
-        found = _found(pair)
+        found = _compute_tables(pair)
         with st.container(border=True, key="answer"):
             for convention in found.found.conventions:
                 st.text(convention_sentence(convention))
@@ -86,7 +86,7 @@ def engine_difference_page() -> None:
                 st.text(sentence)
             st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
-        picture_and_words(AGREEMENT, _shown(found))
+        picture_and_words(AGREEMENT, _choose_view(found))
         _places(found.found.undone, found)
         heading(MARGINS)
         with explained():
@@ -95,7 +95,7 @@ def engine_difference_page() -> None:
             picture_and_words(MARGINS, found.margins)
 
 
-def _shown(found: PairTables) -> pd.DataFrame:
+def _choose_view(found: PairTables) -> pd.DataFrame:
     """Ask whether layers are shown as recorded or with conventions undone, if there are both."""
     if found.recorded is None:
         return found.layers
@@ -112,10 +112,7 @@ def _say_where_traces_come_from() -> None:
 
 
 def _begin(offered: Mapping[str, RoutingTrace], linked: bool) -> None:
-    """Begin with two traces of one text, else with the example; anew as soon as there are other traces.
-
-    Between these times the visitor's choice holds, of whatever traces.
-    """
+    """Begin with two traces of one text, else with the example; again when other traces appear, not in between."""
     if session.value(_OFFERED) == [*offered] and not linked:
         return
     session.set_value(_OFFERED, [*offered])
@@ -140,10 +137,7 @@ def _of_one_text(pair: Pair) -> bool:
 
 
 def _pair(offered: dict[str, RoutingTrace]) -> Pair:
-    """Choose among two traces of the visitor's, a recording with a planted convention, and texts in two precisions.
-
-    The last is read once, for all visitors. Raises what `run_live` raises.
-    """
+    """Choose two of the visitor's traces, a recording with a planted convention, or texts in two precisions."""
     pairs = (*(YOURS,) * (len(offered) > 1), *EXAMPLE_PAIRS)
     shown = choice_of(st.segmented_control, "Compare", pairs, session.ENGINE_EXAMPLE, PLANTED)
     if shown == YOURS:
@@ -173,8 +167,8 @@ def _planted() -> RoutingTrace:
     )
 
 
-def _found(pair: Pair) -> PairTables:
-    """The tables, kept as long as the pair is on screen: of a long text they take seconds. Raises what they raise."""
+def _compute_tables(pair: Pair) -> PairTables:
+    """Return the tables, cached while the pair is on screen: long texts take seconds. Raises what they raise."""
     known = session.result(_KEPT)
     if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
         return known[1]
@@ -205,7 +199,7 @@ def _as_recorded(pair: Pair, compared: Comparison) -> pd.DataFrame | None:
 
 
 def _places(pair: Pair, found: PairTables) -> None:
-    """The stretch of the text where they first part, or another one; and a table, where there are several texts."""
+    """Draw the text where the two first part, or another place; and a table, if there are several texts."""
     heading(PLACES)
     total, layers = int(found.partings["tokens"].sum()), len(found.layers)
     size = min(max(CELLS // max(layers, 1), FEWEST_TOKENS), MOST_TOKENS)
@@ -221,15 +215,15 @@ def _places(pair: Pair, found: PairTables) -> None:
 
 
 def _first_place(partings: pd.DataFrame) -> int:
-    """Where they first part, among the tokens of both; 0 if they do not."""
+    """Return where they first part, among the tokens of both; 0 if they do not."""
     before = partings["tokens"].cumsum().shift(fill_value=0) + partings["before"]
     parted = before[partings["layer"] >= 0]
     return int(parted.iloc[0]) if len(parted) else 0
 
 
-def _written() -> dict[str, str]:
-    """Return the two traces that are compared; an example is what the page begins with."""
+def _pair_in_address() -> dict[str, str]:
+    """Return the two traces that are compared; the page begins with an example."""
     return PAIR.written() if session.value(session.ENGINE_EXAMPLE) == YOURS else {}
 
 
-ADDRESS = PageAddress(_written, PAIR.fill_in)
+ADDRESS = PageAddress(_pair_in_address, PAIR.fill_in)

@@ -1,6 +1,6 @@
-"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it.
+"""The page of one expert: its tokens, its partners, the flow through it, and the loss without it.
 
-Of a dataset, in place of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
+For a dataset instead of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
 """
 
 from functools import partial
@@ -82,7 +82,7 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
         if kinds is not None and lost is not None and (sentence := need_sentence(kinds)):
             st.text(sentence)
         numbers = expert_numbers(trace, *where)
-        without = [] if lost is None else [f"muted, the model loses **{loss_of_all(lost, *where):.3f}** nats a token"]
+        without = [] if lost is None else [f"muted, the model loses **{loss_of_all(lost, *where):.3f}** nats per token"]
         numbers_line(numbers, *without)
         if 0 < (has := numbers["tokens"].item()) < FEW and numbers["recorded"].item() >= HANDFUL:
             note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
@@ -193,7 +193,7 @@ def _sample(seen: ExpertInDataset, lines: pd.DataFrame | None, known: pd.DataFra
 
 
 def _lines(seen: SeenExpert, lines: pd.DataFrame, words: str) -> None:
-    """Draw places in the text, the token on the expert's colour, and say which they are."""
+    """Draw places in the text, the token on the expert's colour, with a heading."""
     count = seen.model.num_experts[seen.model.layers.index(seen.layer)]
     keyword_in_context(lines, theme.expert_colours(count, (seen.expert,))[seen.expert], key="contexts")
     note(words)
@@ -215,7 +215,7 @@ def _kinds(seen: ExpertInTrace, kinds: pd.DataFrame | None, lost: pd.DataFrame |
 def _weights(seen: ExpertInTrace) -> None:
     if seen.trace.weights is None:
         heading(WEIGHTS, seen.model)
-        _tell(seen, "This trace has expert ids alone. How much weight each has was not recorded.")
+        _tell(seen, "This trace has only expert ids. Their weights were not recorded.")
         offer_weights(seen)
         return
     panel(seen, WEIGHTS, WEIGHTS.measure(seen.trace, seen.layer, seen.expert), "It is chosen for no token here.")
@@ -237,5 +237,5 @@ def _rows(seen: ExpertInTrace) -> None:
 
 
 def _tell(seen: ExpertInTrace, sentence: str) -> None:
-    """Say why there is nothing to draw, in the words of the trace."""
+    """Explain why there is nothing to draw, in the words of the trace."""
     st.text(in_words_of(seen.model, sentence))

@@ -32,7 +32,7 @@ from moeviz_app.widgets.expert_links import SeenExpert, steps
 from moeviz_app.widgets.messages import escape_markdown, note
 
 SELECTIONS = {LOADS.key: CELL, COMPANY.key: CELL, ATLAS.key: CELL, TOKENS.key: TOKEN}  # what a click in a chart chooses
-# What is asked of a dataset that is no chart, and charts that ask it something else than a trace.
+# Questions to a dataset that are not charts, and charts that ask it something else than a trace.
 NUMBERS, LINES = "numbers", "contexts"
 SHARES = replace(
     KINDS,
@@ -124,7 +124,7 @@ def seen_expert(asked: dict[str, str]) -> ExpertInTrace | ExpertInDataset:
 
 
 def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
-    """Return layer and expert of the address; the first ones, and a sentence, where the model has no such."""
+    """Return layer and expert of the address; the first ones, and a sentence, if the model lacks them."""
     layer, expert, first = asked.get("layer"), asked.get("expert"), model.layers[0]
     if layer is None and expert is None:
         return first, 0, ""
@@ -155,7 +155,7 @@ def _name_of(known: pd.DataFrame, seen: SeenExpert) -> str:
 
 
 def title(seen: SeenExpert) -> None:
-    """Draw the title, with buttons that lead to the experts beside it and in the layers next to it."""
+    """Draw the title, with buttons that lead to its neighbours in this layer and to the adjacent layers."""
     model, here = seen.model, (seen.layer, seen.expert)
     known = names(seen)
     row, counts, word = model.layers.index(seen.layer), model.num_experts, layer_word(model)
@@ -204,12 +204,12 @@ def picture(seen: SeenExpert, chart: Chart, frame: pd.DataFrame) -> None:
 
 
 def _picture_key(seen: SeenExpert, chart: Chart) -> str:
-    """Return the key of a picture: a browser that goes back has another one's click still."""
+    """Return the key of a picture: a browser that goes back still has another one's click."""
     return f"{chart.key} {seen.key} {steps()}"
 
 
 def panel(seen: SeenExpert, chart: Chart, frame: pd.DataFrame, nothing: str = "", most: int | None = None) -> None:
-    """Draw a picture under its question, of so many kinds of text at most; or say why there is nothing to draw."""
+    """Draw a picture under its question, of at most `most` kinds of text; or explain why there is nothing to draw."""
     heading(chart, seen.model)
     if nothing and frame.empty:
         st.text(in_words_of(seen.model, nothing))

@@ -1,4 +1,4 @@
-"""The page Table, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
+"""The page Table, a tab of Experts: a row for each, and what they add against how often they are chosen."""
 
 import pandas as pd
 import streamlit as st
@@ -30,7 +30,7 @@ MOST_SENTENCES = 5
 READ = "Read these texts again, with what each expert adds"
 WHY = (
     "The model reads them once more, and the norm of every expert's output is recorded. That takes up to half as long "
-    "again as recording the routing alone. The new trace joins your recent ones."
+    "again as recording only the routing. The new trace joins your recent ones."
 )
 NOT_RECORDED = "What each expert adds is not recorded in this trace: its columns are left out."
 COLUMNS = {  # of the table: the title of each, and what it means
@@ -44,17 +44,20 @@ COLUMNS = {  # of the table: the title of each, and what it means
     "f1_kind": ("by kind", "F1 of the kind of text by itself"),
     "f1_position": ("by position", "F1 of the position in the text by itself"),
     "share": ("share", "of all choices of its layer"),
-    "mean_weight": ("weight", "mean weight of its output, where it is chosen"),
+    "mean_weight": ("weight", "mean weight of its output, when it is chosen"),
     "added": ("adds", "mean of gate × norm of its output (REAP): how far it moves the model, not whether it is needed"),
     "greatest": ("greatest", "its greatest activation"),
     "residual": ("to stream", "mean cosine of its output to the residual stream"),
-    "kind": ("takes most of", "the kind of text of which it has the largest share, beside its share of all others"),
+    "kind": (
+        "takes most of",
+        "the kind of text of which it has the largest share, compared with its share of all others",
+    ),
     "lift": ("lift", "that share over its share of all other tokens"),
-    "spec": ("spec", "0: the same share of every kind; 1: one kind alone"),
+    "spec": ("spec", "0: the same share of every kind; 1: only one kind"),
     "breadth": ("breadth", "narrow: few kinds of text; broad: more of them; or no kind of text"),
     "keeps": ("keeps", "tokens that go to it more than twice as often as others"),
     "writes": ("writes", "tokens that its output promotes, where they then follow"),
-    "loss_change": ("loss without it", "how much worse these texts are predicted where it is muted, in nats a token"),
+    "loss_change": ("loss without it", "the increase in loss of these texts if it is muted, in nats per token"),
     "says": ("odd", "dead, adds nothing, a duplicate of another, or a Super Expert"),
 }
 
@@ -96,7 +99,7 @@ def _draw() -> None:
 
 
 def _of_dataset(shown: ShownDataset) -> pd.DataFrame | None:
-    """Return the table of a dataset, from its sums; None where the page has said why not, or not yet."""
+    """Return the table of a dataset, from its sums; None if the page has explained why it is missing."""
     if not whole(shown):
         return None
     key = (shown.key, "expert table")
@@ -125,7 +128,7 @@ def _table(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _offer(trace: RoutingTrace) -> None:
-    """Say that nothing is known of outputs, and let the model read the texts again where it can."""
+    """Report that outputs are unknown, and offer to have the model read the texts again, if possible."""
     st.text(NOT_RECORDED)
     run = recent.run_of(trace)
     if (why := model_catalog.why_only_read(trace.model.name if run is None else run.model)) is not None:

@@ -1,6 +1,6 @@
 """The place Experts: the atlas of many texts, a card or a cell for each expert, and who takes a word.
 
-Of the held-out texts of our own models, of any trace that is open here, or of a sample of the dataset on screen.
+For the held-out texts of our own models, any trace that is open here, or a sample of the dataset on screen.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,6 @@ def experts_page() -> None:
 
 
 def _draw() -> bool:
-    """Draw all of it; else the page has said why there is nothing."""
     heading = st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading")
     with heading:
         title, facts = st.empty(), st.empty()
@@ -106,7 +105,7 @@ def _map(trace: RoutingTrace) -> None:
 
 
 def texts_on_screen() -> RoutingTrace | None:
-    """Return the texts of the subject, of a dataset a sample; None if the page has said why there are none."""
+    """Return the subject's texts, or a dataset's sample; None if the page has explained why it has none."""
     shown = session.dataset()
     if shown is None:
         trace = session.shown_trace()
@@ -123,7 +122,7 @@ def texts_on_screen() -> RoutingTrace | None:
 
 
 def _facts(found: Atlas, trace: RoutingTrace) -> str:
-    """Say how many texts these are, of how many kinds, and whether they are a sample."""
+    """Report the number of texts and of their kinds, and whether they are a sample."""
     model, tokens, texts = found.trace.model, len(found.trace.tokens), found.trace.tokens["sequence"].nunique()
     shown = session.dataset()
     all_tokens = len(trace.tokens) if shown is None else shown.dataset.tokens
@@ -140,7 +139,7 @@ def _facts(found: Atlas, trace: RoutingTrace) -> str:
 
 
 def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
-    """Say how many experts have a kind of text, beside what chance gives; or why none is named."""
+    """Report the number of experts with a kind of text, and by chance; or why none is named."""
     total = sum(found.trace.model.num_experts)
     if (one := subject().id) in ROUTING:
         control = chance_sentence(recorded.names_by_chance()[one], total)
@@ -171,7 +170,7 @@ def _sibling(name: str) -> str:
 
 
 def _words_of(found: Atlas) -> list[str]:
-    """Words to try: the most frequent ones of several letters."""
+    """Suggest words to try: the most frequent ones of several letters."""
     texts = found.trace.tokens["text"]
     words = texts[texts.str.match(r"^ ?[^\W\d_]{3,12}$")].str.strip().value_counts()
     return [str(word) for word in words[words >= FEW].index[:5]]
@@ -179,7 +178,7 @@ def _words_of(found: Atlas) -> list[str]:
 
 @st.fragment
 def _search(found: Atlas, id_: int, otherwise: tuple[str, str], tries: list[str]) -> None:
-    """The box, and the answer to what is in it. A fragment: the atlas is not sent anew."""
+    """Draw the box, and the answer to its word. A fragment: the atlas is not sent anew."""
     word, said, answer = session.value(session.WORD) or "", otherwise, None
     if word:
         try:
@@ -191,21 +190,20 @@ def _search(found: Atlas, id_: int, otherwise: tuple[str, str], tries: list[str]
 
 
 def _keep_word() -> None:
-    """Callback of the box."""
     session.set_value(session.WORD, typed(session.value(SEARCH)))
 
 
 def answer_to(found: Atlas, word: str, id_: int) -> tuple[tuple[str, str], dict[str, Any]]:
-    """Return the sentence on a search, its claim apart from what it is to be compared with; and what the atlas lights.
+    """Return the sentence on a search, its claim separate from the comparison; and what the atlas highlights.
 
     Raises `MoevizError` for a word that cannot be searched for.
     """
     hits = tokens_of_word(found.trace, word)
     takers = who_takes(found.trace, hits.tokens)
-    return _said(found, hits, takers), packed_found(hits, takers, found, id_)
+    return _search_sentence(found, hits, takers), packed_found(hits, takers, found, id_)
 
 
-def _said(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, str]:
+def _search_sentence(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, str]:
     sentence = in_words_of(found.trace.model, who_takes_sentence(hits, takers, found.trace.weights is not None))
     claim, beside, rest = sentence.partition("; ")
     return (claim + beside.strip(), rest) if beside and hits.count >= FEW else ("", sentence)
@@ -213,7 +211,7 @@ def _said(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, st
 
 @st.fragment
 def _atlas(data: dict) -> None:
-    """The map, and the experts. A fragment: what is clicked on draws nothing else anew."""
+    """Draw the map, and the experts. A fragment: a click draws nothing else anew."""
     query = for_the_address(expert_query(0, 0))
     constant = {name: value for name, value in query.items() if name not in ("layer", "expert")}
     opened = atlas(data, constant, key=ATLAS, on_open=lambda: None)

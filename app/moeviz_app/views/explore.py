@@ -23,6 +23,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.navigation import expert_query, for_the_address
+from moeviz_app.views.images import choose_images, show_images
 from moeviz_app.views.read_again import (
     decided_here,
     is_direct,
@@ -63,6 +64,7 @@ def explore_page() -> None:
         name, options, info = _model_and_options(trouble)
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
+    options = replace(options, images=choose_images(name, info is not None))
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
     if asked.run is not None and (info is not None or visit().why_waiting is not None):
         answer.empty()
@@ -177,7 +179,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     whole = len(rows) == len(trace.tokens)
     part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
-    run = run_on_screen() if whole else None
+    run = run_on_screen() if whole and not trace.images else None  # no pixels are kept to read it again with
     if run is not None and model_catalog.why_only_read(run.model) is not None:
         run = None
     trouble: list[str] = []
@@ -208,6 +210,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         show_direct(trace, run)
         show_routes(trace)
     show_alike(trace)
+    show_images(trace)
     if chosen.opened is not None:
         open_expert(expert_query(*chosen.opened))
 

@@ -66,7 +66,7 @@ def draw() -> None:
     if page.title == FIRST:
         draw_tabs(FIRST)
     else:
-        visit().explorer = None  # the next explorer is a new one, which has been told nothing
+        visit().explorer = None  # the next explorer is a new one, without a choice
     if page.url_path == EXPERT:
         navigation.stay(page.url_path)
     elif page.title not in (FIRST, "Experts"):  # which write it at every choice
@@ -79,7 +79,7 @@ def _subject() -> tuple[str | None, int]:
 
 
 def follow(page: str) -> None:
-    """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
+    """Show what the address of this page asks for, if the browser asks anew: at a visit, and after going back."""
     asked, now = st.query_params.to_dict(), visit()
     if navigation.asks(page, asked):
         now.not_followed = []
@@ -111,7 +111,7 @@ def _follow(asked: dict[str, str], keep: Callable[[str], None]) -> None:
 def _follow_run(asked: dict[str, str]) -> None:
     """Look at the run that a link asks for, at its place. Raises what `_show` and `run_from_query` raise."""
     wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
-    run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
+    run = replace(wanted, mute=())  # the plain run is shown next to the one without some experts
     visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
     if run == EXAMPLE_RUN:
         if view().chosen.id != MIXED:
@@ -125,7 +125,7 @@ def _follow_run(asked: dict[str, str]) -> None:
 
 
 def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
-    """Show the trace of a run that a link asks for, or let the run wait until somebody presses Run.
+    """Show the trace of a run that a link asks for, or let it wait for Run.
 
     Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
     """
@@ -149,13 +149,13 @@ def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
 
 
 def open_startup_files() -> str | None:
-    """Open these files, the first of them on screen; the page to begin on, where there is no trace among them.
+    """Open these files, the first of them on screen; return the page to begin on if no trace is among them.
 
     Raises what `recorded.opened_files` raises, once.
     """
     if visit().has_begun:
         return None
-    visit().has_begun = True  # also where it raises: it is told once
+    visit().has_begun = True  # also if it raises: it is reported once
     files = [(name, opened.noted(file).counted) for name, file in recorded.opened_files()]
     traces = [file for _, file in files if isinstance(file, RoutingTrace)]
     for name, found in reversed(files):

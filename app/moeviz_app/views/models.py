@@ -38,7 +38,7 @@ def _about(name: str) -> str:
     if name in OWN_MODELS:
         return OWN_MODELS[name].trained_for
     if model_catalog.answers_at_once(name):
-        return "A server elsewhere runs it; what is recorded are the ids of experts that it answers with."
+        return "A server elsewhere runs it; the expert ids in its answers are recorded."
     if (engine := engine_of(name)) is not None:
         return f"It runs here in {engine.name}; its routing is read and not changed."
     return "It runs here in transformers; it is loaded at the first run."

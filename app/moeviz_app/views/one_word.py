@@ -26,12 +26,12 @@ from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import run_live
 
 EXAMPLE = RunRequest(EXAMPLES[MIXED], EMBEDDED)
-EXAMPLE_EDIT = Edit(4, 10, "code")  # in place of "letter"
+EXAMPLE_EDIT = Edit(4, 10, "code")  # instead of "letter"
 WORDS = "words"  # key of the text
 GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")
 LONGEST = 40  # characters of a word in the sentence
-BEFORE = 16  # tokens before the word, where a text is too long to be shown whole
+BEFORE = 16  # tokens before the word, if a text is too long to be shown whole
 
 
 def one_word_page() -> None:
@@ -44,7 +44,7 @@ def one_word_page() -> None:
         visit().word_change = None
     edit = None
     with explained(refuse):
-        edit = _asked(run)
+        edit = _requested_edit(run)
     known = visit().word_change and visit().word_change[1]
     if edit is None and known is None and run == EXAMPLE:
         edit = EXAMPLE_EDIT
@@ -61,11 +61,8 @@ def _take() -> None:
     visit().word_asked = getattr(session.value(WORDS), "edit", None)
 
 
-def _asked(run: RunRequest) -> Edit | None:
-    """The edit to be made now: what was typed, or what a link brings where the model is at hand.
-
-    Raises `InvalidPrompt` where it makes the text too long.
-    """
+def _requested_edit(run: RunRequest) -> Edit | None:
+    """Return the edit to make now: typed, or linked and the model at hand. Raises `InvalidPrompt` if too long."""
     typed, visit().word_asked = visit().word_asked, None
     if typed is None and (typed := visit().word_linked) is not None:
         if not model_service.at_hand(run.model, run.how) and not st.button("Run with the word of the link"):
@@ -75,10 +72,7 @@ def _asked(run: RunRequest) -> Edit | None:
 
 
 def _both(run: RunRequest, edit: Edit) -> tuple[RoutingTrace, RoutingTrace]:
-    """The text as it is and with the edit, read by one model on this machine. Raises what `run_live` raises.
-
-    The example as it ships may have been recorded on another machine, so it is read once more, for all visitors.
-    """
+    """Read the text with and without the edit on this machine, the example too: it may be another machine's."""
     model_catalog.check_on_offer(run.model)
     if run == EXAMPLE:
         plain = cached_for_example(recorded.example(), WORDS, lambda: run_live(run, key="the example goes on"))
@@ -91,7 +85,7 @@ def _both(run: RunRequest, edit: Edit) -> tuple[RoutingTrace, RoutingTrace]:
 
 
 def _show(run: RunRequest, edit: Edit, one: RoutingTrace, other: RoutingTrace) -> None:
-    """The answer in a sentence; both texts by first choice at a layer; and the map of all layers."""
+    """Show the answer in a sentence; both texts by first choice at a layer; and the map of all layers."""
     changes, kept = WORD_CHANGE.measure((one, other)), kept_rows((one, other))
     was, now = (f"“{cut(visible(text), LONGEST)}”" for text in (run.prompt[edit.start : edit.end], edit.text))
     st.container(border=True, key="answer").text(f"{was} → {now}: {word_change_summary(changes)}")
@@ -115,7 +109,7 @@ def _show(run: RunRequest, edit: Edit, one: RoutingTrace, other: RoutingTrace) -
 
 
 def _strip(side: int, trace: RoutingTrace, layer: int, start: int, kept: list[int], changed: list[int]) -> None:
-    """One of the two texts. A click on a token that both have marks it in both."""
+    """Draw one of the two texts. A click on a token that both have marks it in both."""
     rows = range(start, min(len(trace.tokens), start + theme.MAX_TOKENS))
     marks = dict.fromkeys(set(rows) - set(kept), NEW) | dict.fromkeys(changed, CHANGED)
     place, key = visit().word_place, f"word strip {side}"
@@ -130,7 +124,7 @@ def _strip(side: int, trace: RoutingTrace, layer: int, start: int, kept: list[in
 
 
 def _word_written() -> dict[str, str]:
-    """The word that was typed over, and what stands in its place."""
+    """Return the word that was typed over, and its replacement."""
     if (found := visit().word_change) is None or len(found[1].of(found[0].prompt)) > LONGEST_IN_LINK:
         return {}
     start, end, text = found[1]
@@ -138,7 +132,7 @@ def _word_written() -> dict[str, str]:
 
 
 def _ask_for_word(query: Mapping[str, str]) -> None:
-    """Remember what stands in place of which word; the page checks it beside its text."""
+    """Remember which word is replaced by what; the page checks it against its text."""
     start, end = (number_in(part) for part in query.get("word", "").partition("-")[::2])
     text = query.get("becomes", "")
     visit().word_linked = {"start": start, "end": end, "text": text} if start is not None and end is not None else None

@@ -49,7 +49,7 @@ def prune_page() -> None:
     st.title("Prune", anchor=False)
     st.markdown(
         "Which experts can the model do without? Half of the texts choose those that go, and the other half judge, "
-        "beside experts that are cut at random."
+        "next to experts cut at random."
     )
     if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
@@ -198,6 +198,6 @@ def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
             ) from error
         (before, after), (was, now) = written.experts, written.size
         say(
-            f"Wrote {quoted(target)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in place "
+            f"Wrote {quoted(target)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights instead "
             f"of {was / 1e6:,.1f} MB."
         )

@@ -33,7 +33,7 @@ def wanted_of(run: RunRequest) -> RunRequest:
 def muted_here(trace: RoutingTrace, run: RunRequest, tell: Callable[[str], None]) -> Muted:
     """Return the experts that the visitor has muted in the run on screen, and its tokens read again without them.
 
-    `tell` hears why they cannot be muted; then none are.
+    `tell` gets the reason if they cannot be muted; then none are.
     """
     wanted, (_, asked) = wanted_of(run), visit().muted or (run, 0)
     if not wanted.mute:
@@ -93,13 +93,13 @@ def show_direct(trace: RoutingTrace, run: RunRequest) -> None:
 
 
 def _refuse_direct(why: str) -> None:
-    """Say why there are no parts, once: whoever presses again asks again."""
+    """Explain why there are no parts, once: another press asks again."""
     visit().direct = None
     refuse(why)
 
 
 def _job_of(trace: RoutingTrace) -> Background | str | None:
-    """Return the work that goes on for this trace, or the sentence that says why it was not done."""
+    """Return the running job of this trace, or the sentence that explains why it failed."""
     of, job = session.result(OCCLUSION) or (None, None)
     return job if of is trace else None
 

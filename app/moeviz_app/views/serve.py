@@ -39,7 +39,7 @@ NUMBERS = (1, 2, 4, 8)  # of cards
 ON = {f"{number}x {card}": (card, number) for card in CARDS for number in NUMBERS}  # as an address says it
 USUAL = "1x RTX 4090"
 BY_CONFIG = (
-    "Known by its configuration alone, which does not say how often each expert is used. To record it: “moeviz trace - "
+    "Known only by its configuration, which does not say how often each expert is used. To record it: “moeviz trace - "
     "--model {} -o trace.npz < text.txt”."
 )
 

@@ -35,11 +35,11 @@ def timeline_page() -> None:
     st.dataframe(published_counts(), hide_index=True)
     with explained():
         _calculator()
-    _known_models()
+    _draw_known_models()
 
 
 def _calculator() -> None:
-    """Draw the arithmetic of parameters with any sizes, from those of a paper on."""
+    """Draw the arithmetic of parameters for any sizes, beginning with those of a paper."""
     st.subheader("What do other sizes give?", anchor=False)
     systems = readings()
     name = st.selectbox("Start from", systems, key=session.READING, persist_state="session")
@@ -56,8 +56,8 @@ def _size(name: str, size: str, value: int | bool) -> int | bool:
     return int(st.number_input(title, 0 if size == "groups" else 1, 10**7, value, key=key, width=130))
 
 
-def _known_models() -> None:
-    """Exact counts of models whose configurations ship; it takes some seconds, so only when asked for."""
+def _draw_known_models() -> None:
+    """Count parameters of models whose configurations ship; it takes some seconds, so only on request."""
     st.subheader("What do the configurations of known models give?", anchor=False)
     st.markdown(
         "Each model is laid out without weights and its parameters are counted, in billions, next to what its maker "

@@ -53,7 +53,7 @@ NEEDS_TRACE = (
     "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
     "FOLDER trace.npz” makes one of a small dataset."
 )
-WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for luck
+WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for chance
 NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
 
 
@@ -138,7 +138,7 @@ def gallery(
 
 
 def _configuration(name: str) -> RoutingTrace:
-    """Return a trace of no tokens of a well-known model, for what depends on its configuration alone."""
+    """Return a trace of no tokens of a well-known model, for what depends only on its configuration."""
     known = known_model(name)
     if known is None:
         raise MissingField(f"The configuration of {quoted(name)} is not known here.")
@@ -172,7 +172,7 @@ def _of_counts(title: str, charts: Iterable[Chart], counts: Counted) -> None:
 
 
 def _offer_labels() -> None:
-    """Say one sentence in place of every chart that compares kinds of text, and lead to the texts that have kinds."""
+    """Draw one sentence instead of every chart that compares kinds of text, and lead to the texts that have kinds."""
     say("Which kinds of text an expert takes is seen in texts with labels, and this trace has none.")
     session.link_to("Experts", "See held-out texts of fifteen kinds")
 
@@ -200,7 +200,7 @@ class Part:
 
 
 def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
-    """Draw the charts of the topics that this dataset can answer, and name the questions that take a trace."""
+    """Draw the charts of the topics that this dataset can answer, and name the questions that need a trace."""
     place = st.container()
     if not whole(shown):
         place.title(title, anchor=False)
@@ -209,7 +209,7 @@ def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
     charts = [chart for chart in offered if answer_of(chart.measure)]
     others = [chart.question for chart in offered if not answer_of(chart.measure)]
     model = shown.dataset.model
-    asked, answers = _asked(charts, shown)
+    asked, answers = _ask(charts, shown)
 
     def measure(chart: Chart) -> MeasuredChart:
         key, layers = asked[chart]
@@ -244,10 +244,10 @@ def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
     return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
 
 
-def _asked(
+def _ask(
     charts: Iterable[Chart], shown: ShownDataset
 ) -> tuple[dict[Chart, tuple[Hashable, list[int] | None]], Answers]:
-    """Ask a dataset these charts' questions; the key of each chart's answer with its layers, and the answers."""
+    """Ask a dataset these charts' questions; return the key of each answer with its layers, and the answers."""
     model = shown.dataset.model
     if session.value(session.CORPUS_LAYER) not in model.layers:
         session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
@@ -263,7 +263,7 @@ def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
     charts, model = list(charts), shown.dataset.model
     if any(chart.expert for chart in charts):
         choose_expert(model)
-    asked, answers = _asked(charts, shown)
+    asked, answers = _ask(charts, shown)
     first = next((chart for chart in charts if chart.layers != "all"), None)
     try:
         for chart, (key, layers) in asked.items():
@@ -301,7 +301,7 @@ def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tup
     """Return the key that a chart's answer is cached under, and a function that computes it; charts may share one."""
     analysis = answer_of(chart.measure)
     if analysis is None:
-        raise ValueError(f"{chart.key} is no question to a dataset.")
+        raise ValueError(f"{chart.key} is not a question to a dataset.")
     key = (shown.key, chart.measure.__name__, None if layers is None else tuple(layers))
 
     def make(progress: OnProgress) -> pd.DataFrame:

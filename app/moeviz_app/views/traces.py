@@ -43,7 +43,7 @@ def traces_page() -> None:
 
 
 def _what_can_be_opened() -> None:
-    """For who has opened nothing yet: each kind of thing in a sentence, with the page where it is opened or shown."""
+    """Show visitors without traces each kind of thing in a sentence, with the page that opens it."""
     st.markdown(
         "* **A trace**: where each token went. A file that moeviz or another program wrote opens below, and every page "
         "shows it.\n"
@@ -68,7 +68,7 @@ def _open() -> None:
         max_upload_size=most,
         key=session.UPLOAD,
     )
-    # Beside it at all times: a browser refuses a larger file by itself, and the server never hears of it.
+    # Beside it at all times: a browser refuses a larger file by itself, and the server never sees it.
     st.markdown(
         f":small[Files up to {most} MB. Open a larger one, a folder, or a file of torch on your own machine with "
         "`moeviz app FILE`.]"
@@ -86,7 +86,7 @@ def _open() -> None:
 
 
 def _read(upload: UploadedFile, told: ImportOptions) -> None:
-    """Open it, or ask for what it does not say. Raises what `read_upload` raises but for that."""
+    """Open it, or ask for what it lacks. Raises what `read_upload` raises except for that."""
     data = upload.getvalue()
     if is_run_file(data, ""):  # by what is in it: other programs may call theirs routing.jsonl too
         training_runs.open_upload(data, upload.name)
@@ -117,7 +117,7 @@ def _what_becomes_of_it() -> str:
 
 
 def _recent() -> None:
-    """The last traces: show one again, or give it another name."""
+    """List the last traces: show one again, or rename it."""
     names = list(recent.traces())
     shown = next((name for name, trace in recent.traces().items() if trace is visit().trace), None)
     if not names:

@@ -1,4 +1,4 @@
-"""How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
+"""Routing while a model trained: the runs, their alarms on top, and then a part of their charts."""
 
 from functools import partial
 
@@ -69,7 +69,7 @@ def _axis() -> Over:
 
 
 def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
-    """Draw a light with the answer beside it, and above it the run's name where there are two."""
+    """Draw a light with the answer next to it, and above it the run's name if there are two."""
     verdict = router_verdict(run)
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
         if not alone:
@@ -82,7 +82,7 @@ def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
 
 
 def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:
-    """Draw the picture of a run; what it lacks for one is said once, under all."""
+    """Draw the picture of a run; what it lacks for one is reported once, under all."""
     if not len(run.logs):
         return
     try:
@@ -96,7 +96,6 @@ def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: l
 
 
 def _chosen() -> dict[str, TrainingRun]:
-    """Choose one run or two, by name."""
     if gone := visit().training_runs.take_dropped():
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = training_runs.offered()
@@ -161,7 +160,7 @@ def _upload() -> None:
 
 
 def _facts(name: str, run: TrainingRun, alone: bool) -> str:
-    """Say whose run it is, how far it is, and its caution. A file may say anything: never Markdown."""
+    """Report whose run it is, its progress and its caution. A file may contain anything: never Markdown."""
     facts, parts = run.facts, []
     if len(run.logs):
         last, logs = run.logs.iloc[-1], len(run.logs)
@@ -206,9 +205,9 @@ def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
         for row, alarm in enumerate(on.head(ALARMS_SHOWN).itertuples()):
             _alarm(alarm, f"{name} {row}", run)
         if len(on) > ALARMS_SHOWN:
-            _folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
+            _draw_folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
         if len(over):
-            _folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
+            _draw_folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
 
 
 def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:
@@ -229,12 +228,12 @@ def _look(layer: int) -> None:
 
 
 def _sentence(says: str) -> str:
-    """Write a sentence as people do: a capital, and an end."""
+    """Format a sentence: a capital, and an end."""
     text = visible(says)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
-def _folded(label: str, alarms: pd.DataFrame) -> None:
+def _draw_folded(label: str, alarms: pd.DataFrame) -> None:
     st.markdown(f"**{label}**")
     for alarm in alarms.head(200).itertuples():
         end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."

@@ -45,7 +45,7 @@ MOST_FRAMES = 24  # of a run
 
 
 def show_charts(shown: Shown, over: Over) -> None:
-    """Draw the part that is open; what the runs lack for it is said once, at its end."""
+    """Draw the part that is open; what the runs lack for it is reported once, at its end."""
     if not any(len(run.logs) for run in shown.values()):
         _snapshots(shown)
         return
@@ -68,7 +68,6 @@ def show_charts(shown: Shown, over: Over) -> None:
 
 
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
-    """Draw one layer of the runs."""
     (_, first), *others = shown.items()
     layer = _layer(first)
     _draw(HEATMAP, lambda: measured(HEATMAP, first, layer, over), lacking)
@@ -119,7 +118,7 @@ def measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hasha
 
 
 def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
-    """Draw a chart with its sentence; what a run lacks for it is said once, at the end."""
+    """Draw a chart with its sentence; what a run lacks for it is reported once, at the end."""
     try:
         frame = measure()
     except MissingField as why:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 CHANGES = {option.flag.lstrip("-"): option for option in INTERVENTIONS if option.title}  # as an address calls them
-CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than the one on screen
+CHANGED_PROMPT = "changed_prompt"  # the prompt, if the page reads another text than the one on screen
 NEXT = ("next_token", "next_token_changed")
 LONGEST = 40  # characters of a token
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
@@ -49,7 +49,7 @@ def widget_key(parameter: Parameter, layer: int | None = None) -> str:
 
 
 def _change_written() -> dict[str, str]:
-    """The change that is chosen, where the rest of the address brings the page's own model."""
+    """Return the chosen change, if the rest of the address contains the page's own model."""
     run = _run_in_address()
     model, how = (run.model, run.how) if run else (settings.SETTINGS.models[0], model_catalog.DEFAULT_LOAD)
     prompt, kind = session.value(session.PROMPT) or "", session.value(session.CHANGE)
@@ -66,14 +66,13 @@ def _change_written() -> dict[str, str]:
 
 
 def _particulars(kind: str) -> dict[str, str]:
-    """Return the fields of a change of this kind."""
     layer = session.value(widget_key(LAYER))
     values = {each: session.value(widget_key(each, layer)) for each in CHANGES[kind].parameters}
     return {each.name: each.text(value) for each, value in values.items() if value is not None}
 
 
 def _ask_for_change(query: Mapping[str, str]) -> None:
-    """Fill in the prompt at once, and the change when the page knows the model that it is made in."""
+    """Fill in the prompt at once, and the change when the page knows its model."""
     if query.get(session.CHANGE) not in CHANGES:
         return
     visit().change_asked = dict(query)
@@ -90,7 +89,7 @@ def fill_in_change(info: ModelInfo) -> None:
     layer = None
     for each in CHANGES[query[session.CHANGE]].parameters:
         if each.of_layer and layer is None:
-            return  # the layer that the link asks for is none of this model's
+            return  # the layer that the link asks for is not one of this model's
         value = each.value(query.get(each.name, ""), each.offered(info, layer))
         layer = value if each is LAYER else layer
         if value is not None:
@@ -131,7 +130,7 @@ def what_if_page() -> None:
 
 
 def _is_example(name: str, prompt: str, change: Any) -> bool:
-    """Return whether this is how the page opens for who has run nothing: it is read once, for all visitors."""
+    """Return whether this is the page's example: it is read once, for all visitors."""
     from moeviz.capture.interventions.mute import Mute
 
     layer, expert = _most_used(recorded.example().model)
@@ -149,7 +148,6 @@ def _prompt_and_model() -> tuple[str, str]:
 
 
 def _change(info: ModelInfo) -> Any:
-    """The intervention that the visitor asks for."""
     fill_in_change(info)
     kind = st.selectbox(
         "Change",
@@ -169,7 +167,6 @@ def _change(info: ModelInfo) -> Any:
 
 
 def _chosen(parameter: Parameter, info: ModelInfo, layer: int | None) -> Any:
-    """Draw a parameter's widget, and return what it holds."""
     offered, key = parameter.offered(info, layer), widget_key(parameter, layer)
     if parameter is LAYER:
         first = _most_used(info)[0]
@@ -186,7 +183,7 @@ def _chosen(parameter: Parameter, info: ModelInfo, layer: int | None) -> Any:
 
 
 def _most_used(info: ModelInfo, layer: int | None = None) -> tuple[int, int]:
-    """The layer and the expert to begin with: of the trace on screen, where it is of this model, the one most used."""
+    """Return the layer and the expert to begin with: the most used one of the trace, if it is of this model."""
     trace = session.shown_trace()
     layers = info.layers if layer is None else (layer,)
     if trace.model.name != info.name or not set(layers) <= set(trace.model.layers) or trace.tokens.empty:
@@ -227,12 +224,12 @@ def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
 
 
 def _most_moved(effect: pd.DataFrame) -> str:
-    """Say after which token the prediction moves most, and what was likeliest to follow before and after."""
+    """Report after which token the prediction moves most, and what was likeliest to follow before and after."""
     if not (effect["kl"] > 0).any():
         return "The change moves no prediction of this text."
     most = effect.loc[effect["kl"].idxmax()]
     text, before, after = (f"“{cut(visible(most[name]), LONGEST)}”" for name in ("text", *NEXT))
-    then = f"{after} in place of {before}" if before != after else f"{after}, as without the change"
+    then = f"{after} instead of {before}" if before != after else f"{after}, as without the change"
     return f"The prediction moves most after {text}: the likeliest next token is {then}."
 
 

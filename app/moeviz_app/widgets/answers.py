@@ -56,13 +56,13 @@ class Answers:
         missing = {key: make for key, make in questions.items() if _kept.get(key) is None}
         if not missing:
             return
-        if self._job is None or not missing.keys() <= self._job.keys or self._gone(missing):
+        if self._job is None or not missing.keys() <= self._job.keys or self._is_lost(missing):
             if self._job is not None:
                 self._job.work.stop()
             self._job = _begin(missing)
             session.keep_result(JOB, self._job)
 
-    def _gone(self, missing: Mapping[Hashable, Make]) -> bool:
+    def _is_lost(self, missing: Mapping[Hashable, Make]) -> bool:
         """Return whether the job is over, and its result was dropped since, or is missing because it failed."""
         try:
             return self._job.work.found is not None and any(key not in self._job.wrong for key in missing)
@@ -72,7 +72,7 @@ class Answers:
             return True
 
     def get(self, key: Hashable) -> pd.DataFrame | None:
-        """Return the answer; None where it is not there yet. Raises what is wrong with the question."""
+        """Return the answer; None if it is not there yet. Raises what is wrong with the question."""
         if (found := self._within(key)) is None:
             self._lacking.append(key)
         return found
@@ -127,7 +127,7 @@ def whole(shown: ShownDataset) -> bool:
     if shown.why_not:
         _offer_the_rest(shown, shown.why_not, None)
     elif not shown.dataset.tokens:
-        say("This dataset holds no tokens, so there is nothing to draw.")
+        say("This dataset has no tokens, so there is nothing to draw.")
     return not shown.why_not and bool(shown.dataset.tokens)
 
 

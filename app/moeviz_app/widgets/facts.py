@@ -55,11 +55,13 @@ def cautions(trace: RoutingTrace) -> None:
     """Draw what to know of a trace before reading its charts: few tokens, how it was generated, its caution."""
     model, tokens = trace.model, len(trace.tokens)
     if 0 < tokens < HANDFUL:
-        st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
+        st.text(in_words_of(model, f"That is too little to say what stands out, which needs {HANDFUL} tokens or more."))
     if model.witness:
         st.text(f"This model was {model.witness}." if model.witness.startswith("checked") else model.witness)
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
+    if (varying := recorded.varying_routes(trace)) is not None:
+        st.text(in_words_of(model, varying))
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 

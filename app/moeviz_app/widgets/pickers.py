@@ -98,7 +98,7 @@ def choose_window(trace: RoutingTrace) -> None:
 
 
 def choose_stretch(trace: RoutingTrace) -> None:
-    """Choose a stretch of a long text, in a picture of all of it where there is one."""
+    """Choose a stretch of a long text, in a picture of all of it if there is one."""
     if session.windows(trace) > 1 and trace.ordered and trace.recorded.any():
         _overview(trace)
     choose_window(trace)
@@ -219,7 +219,6 @@ def _chosen(
 
 
 def _choose_one(label: str, names: list[str], key: str) -> str | None:
-    """Choose one of the names; the third may be none."""
     third = key == session.THIRD_TRACE
     return st.selectbox(
         f"{label}{' (optional)' * third}",
@@ -254,7 +253,7 @@ def bring_up_pair() -> bool:
 
 
 def _brought_up(run: RunRequest, key: str) -> RoutingTrace | None:
-    """The newest of the recent traces from now on, the one that this run made or makes; None where that is to wait.
+    """Return this run's trace, made now if need be, as the newest; None if that must wait.
 
     Raises `ModelNotFound` if the model is not on offer, and what `run_live` raises.
     """
@@ -286,7 +285,6 @@ def part_name(name: str, phase: str) -> str:
 
 
 def _pair_written() -> dict[str, str]:
-    """Return the two traces that are compared, if a link can contain both."""
     found = {side: run_in_address(session.value(key)) for side, key in SIDES.items()}
     if not all(found.values()):
         return {}

@@ -19,7 +19,7 @@ def fill_in(run: RunRequest) -> None:
     """Let the first page's widgets hold what a link asks for: the key of a widget is the name of its field."""
     values = asdict(run)
     ask.fill_in(session.BOX, values.pop("chat"), values.pop("system") or "")
-    del values["mute"]  # a choice in the drawing
+    del values["mute"], values["images"]  # choices in the drawing, and files
     if not run.new_tokens:
         values[session.TEMPERATURE] = usual_temperature(run.model)
     for key, value in values.items():

@@ -23,6 +23,7 @@ from moeviz_app.widgets.components.texts import colours_of, going_on, token_stri
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.run.request import CaptureRequest
 
 
 SECONDS_BETWEEN_PICTURES = 0.3
@@ -48,9 +49,13 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     place = st.empty()
     with place.container():
         picture = Picture(run.new_tokens, key)
+    from moeviz.capture.run.images import pictures_of
+
+    pixels = settings.MOST_PIXELS[settings.SETTINGS.serve]
+    request = run.request(pictures_of([visit().images[name] for name in run.images], most=pixels))
     try:
         way = _ask if model_catalog.answers_at_once(run.model) else _write if run.new_tokens else _read
-        trace = wait_for(model_service.run_on_model(run.model, run.how, partial(way, run)), picture.listen)
+        trace = wait_for(model_service.run_on_model(run.model, run.how, partial(way, run, request)), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
         visit().unfinished = None
         raise
@@ -62,25 +67,25 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     return trace
 
 
-def _read(run: RunRequest, loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
+def _read(run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
     from moeviz.capture.trace import capture
 
     if (known := _known(run)) is not None:
         return known
     log_moment("model begins")
-    trace = capture(loaded, run.request())
+    trace = capture(loaded, request)
     log_moment("model ends")
     _keep(run, trace)
     return trace
 
 
-def _write(run: RunRequest, loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
+def _write(run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
     from moeviz.capture.trace import capture_growing
 
     if (known := _known(run)) is not None:
         return known
     log_moment("model begins")
-    with closing(capture_growing(loaded, run.request(), seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
+    with closing(capture_growing(loaded, request, seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
         for trace in grown:
             yield trace  # others have their turn here
     log_moment("model ends")
@@ -88,11 +93,11 @@ def _write(run: RunRequest, loaded: "LoadedModel", _tell: Tell) -> Iterator[Rout
     return trace
 
 
-def _ask(run: RunRequest, loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
+def _ask(_run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
     """Run on a server: while its answer is awaited, Stop hangs up."""
     from moeviz.capture.trace import capture
 
-    return capture(loaded, run.request(), progress=lambda _done, _total: tell(None))
+    return capture(loaded, request, progress=lambda _done, _total: tell(None))
 
 
 def _known(run: RunRequest) -> RoutingTrace | None:

@@ -22,7 +22,7 @@ from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.claims import Claim
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt, StopReading
 from moeviz.metrics.bits import FREQUENCY, KL, RANDOM, RULES, SAYS, Bits, mean_bits, plan_of_bits, super_experts
 from moeviz.metrics.bits import unreached_sentence as unreached_sentence
 from moeviz.metrics.staleness import staleness, staleness_claim
@@ -89,7 +89,8 @@ def bits_study(
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
-    progress   called with (done, total), in texts read. Raise in it to stop.
+    progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
+               measured on the texts that were read with all changes.
 
     `units` of the result has one row per expert, or per layer with expert -1. Columns: layer int32 · expert int16 ·
     tokens int64 (that came to it) · weights int64 (how many it has) · super bool (a Super Expert, or has one) ·
@@ -225,20 +226,25 @@ def _each_alone(
     """Columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
     sums, count = np.zeros((2, 2, len(frame))), 0
     for text, has in zip(texts, reached, strict=True):
-        run = prepare(model, CaptureRequest((text,)))
-        count += len(run.batch.input_ids[0]) - 1
-        with _held(run.model):
-            whole = _log_probabilities(run)
-            steps.one_more()
-            for at in np.flatnonzero(has):
-                layer, expert = int(frame["layer"].iloc[at]), int(frame["expert"].iloc[at])
-                experts = [expert] if expert >= 0 else range(len(matrices[layer]))
-                for column, size in enumerate(bits):
-                    with experts_rounded(matrices, {(layer, one): 2**size for one in experts}):
-                        changed = _log_probabilities(run)
-                    sums[0, column, at] += _nats(changed, run) - _nats(whole, run)
-                    sums[1, column, at] += float((whole.exp() * (whole - changed))[:-1].sum())
-                    steps.one_more()
+        run, added = prepare(model, CaptureRequest((text,))), np.zeros_like(sums)
+        try:
+            with _held(run.model):
+                whole = _log_probabilities(run)
+                steps.one_more()
+                for at in np.flatnonzero(has):
+                    layer, expert = int(frame["layer"].iloc[at]), int(frame["expert"].iloc[at])
+                    experts = [expert] if expert >= 0 else range(len(matrices[layer]))
+                    for column, size in enumerate(bits):
+                        with experts_rounded(matrices, {(layer, one): 2**size for one in experts}):
+                            changed = _log_probabilities(run)
+                        added[0, column, at] = _nats(changed, run) - _nats(whole, run)
+                        added[1, column, at] = float((whole.exp() * (whole - changed))[:-1].sum())
+                        steps.one_more()
+        except StopReading:
+            if not count:
+                raise
+            break
+        sums, count = sums + added, count + len(run.batch.input_ids[0]) - 1
     names = ("loss_few", "loss_many", "kl_few", "kl_many")
     return dict(zip(names, sums.reshape(4, -1) / max(count, 1), strict=True))
 

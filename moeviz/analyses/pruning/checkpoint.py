@@ -1,7 +1,7 @@
 """A checkpoint without some of its experts: bytes copied from file to file, and no model in memory.
 
 A tensor keeps its bytes, loses the rows of experts that go, gets the number of its expert in the smaller layer, or is
-left out. What is written goes to a folder beside the target, which takes the target's name when all of it is there.
+left out. It is written to a folder next to the target, which takes the target's name when it is complete.
 """
 
 import json
@@ -34,7 +34,7 @@ FAMILIES = (  # `model_type`s whose checkpoints are held against the muted model
     "glm4_moe",
     "gpt_oss",
 )
-COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts a layer has
+COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts per layer has
 FURTHER = "num_nextn_predict_layers"  # layers for multi-token prediction, numbered after the last
 ABOUT = "moeviz_pruning.json"
 WEIGHTS = "model.safetensors"
@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]  # (bytes written, of all)
 
 
 def _places_of_rows(tensor: TensorPlace, kept: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where the bytes of some rows are: (start, size), rows that follow each other together."""
+    """Return the bytes of some rows, as (start, size), with adjacent rows together."""
     row = tensor.size // tensor.shape[0]
     first = last = kept[0]
     for one in [*kept[1:], -1]:
@@ -74,7 +74,6 @@ class _File:
     size: int = 0
 
     def add(self, name: str, tensor: TensorPlace, kept: Sequence[int] | None) -> None:
-        """Add a tensor, whole or with some of its rows."""
         if kept is None:
             parts, shape = [(tensor.start, tensor.size)], tensor.shape
         else:
@@ -87,7 +86,6 @@ class _File:
 
     @property
     def header(self) -> bytes:
-        """How the file begins."""
         facts = {"__metadata__": self.facts} if self.facts else {}
         text = json.dumps(facts | self.tensors, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -96,7 +94,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A checkpoint that was written: its folder, and experts a layer and bytes of weights before and after."""
+    """A checkpoint that was written: its folder, and experts per layer and bytes of weights before and after."""
 
     folder: Path
     experts: tuple[int, int]
@@ -118,7 +116,7 @@ class Checkpoint:
     def of(cls, name: str, revision: str | None = None) -> "Checkpoint":
         """The files of a model by the names of `moeviz.load_model`; of one on the hub, as they lie in its cache.
 
-        Raises `ModelNotFound` where they are not here or damaged, and `CaptureError` for other families, quantised
+        Raises `ModelNotFound` if they are not here or damaged, and `CaptureError` for other families, quantised
         weights and adapters.
         """
         folder = _folder(name, revision)
@@ -141,7 +139,7 @@ class Checkpoint:
         return found
 
     def _check_whole(self) -> None:
-        """Raise `ModelNotFound` where a layer lacks its router, or an expert one of its tensors."""
+        """Raise `ModelNotFound` if a layer lacks its router, or an expert one of its tensors."""
         experts: dict[tuple[int, str], set[int]] = defaultdict(set)
         routers = set()
         for name in (name for tensors in self.shards.values() for name in tensors):
@@ -158,7 +156,7 @@ class Checkpoint:
             )
 
     def size_without(self, count: int) -> int:
-        """Bytes of weights without so many experts a layer. Raises `CaptureError` where they cannot be cut."""
+        """Count the bytes of weights without `count` experts per layer. Raises `CaptureError` for too many."""
         if why := self.limits.why_not(count):
             raise CaptureError(f"{count:,} experts a layer cannot be cut: each layer {why}")
         size = self.limits.experts // self.limits.groups
@@ -182,14 +180,14 @@ class Checkpoint:
         """Write the checkpoint without these experts, as many of each layer, to a folder that is not there yet.
 
         cut        expert ids by layer, as `PruningCurve.cut` gives them.
-        about      facts for the file moeviz_pruning.json beside the weights, which also says which experts stayed.
+        about      facts for the file moeviz_pruning.json next to the weights, which also says which experts stayed.
         progress   called with bytes written, and those of all. Raise in it to stop: nothing is left.
 
-        Raises `CaptureError` where the target is there, the disk has too little space, or not as many experts go from
+        Raises `CaptureError` if the target is there, the disk has too little space, or not as many experts go from
         each layer and group; `OSError` where it cannot be written.
         """
         target = check_target(target)
-        kept = self._kept(cut)
+        kept = self._experts_that_stay(cut)
         files = [file for shard in self.shards if (file := self._file(shard, kept)).tensors]
         total = sum(len(file.header) + file.size for file in files)
         check_space(target, total)
@@ -203,8 +201,8 @@ class Checkpoint:
         before = sum(tensor.size for tensors in self.shards.values() for tensor in tensors.values())
         return Written(target, (self.limits.experts, after), (before, sum(file.size for file in files)))
 
-    def _kept(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """The experts of each layer that stay. Raises `CaptureError` unless as many go from each layer and group."""
+    def _experts_that_stay(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+        """Return the experts that stay, by layer. Raises `CaptureError` unless as many go from each layer and group."""
         if sorted(cut) != [*self.layers]:
             raise CaptureError(f"{quoted(self.name)} has experts in layers {self.layers}, and {sorted(cut)} are cut.")
         counts = {len({*experts}) for experts in cut.values()}
@@ -229,7 +227,7 @@ class Checkpoint:
         return kept
 
     def _file(self, shard: str, kept: Mapping[int, list[int]]) -> _File:
-        """What becomes of one file's tensors, in the order of their bytes."""
+        """Plan one file's tensors, in the order of their bytes."""
         file, E = _File(shard, self.facts[shard]), self.limits.experts
         for name, tensor in sorted(self.shards[shard].items(), key=lambda item: item[1].start):
             in_layer, in_block = LAYER.match(name), IN_BLOCK.fullmatch(name)
@@ -267,7 +265,7 @@ class Checkpoint:
     def _write_small(
         self, folder: Path, files: Sequence[_File], kept: Mapping[int, list[int]], about: Mapping[str, Any]
     ) -> None:
-        """Config, index, what the cut rests on, and the files that stay as they are."""
+        """Write config, index, the basis of the cut, and the files that stay unchanged."""
         left = len(next(iter(kept.values())))
         config = {key: value for key, value in self.config.items() if key != "auto_map"}  # whose code is not copied
         config |= dict.fromkeys((key for key in COUNTS if isinstance(config.get(key), int)), left)
@@ -285,7 +283,7 @@ class Checkpoint:
 
 
 def check_target(target: Path | str) -> Path:
-    """The folder to write, as a path. Raises `CaptureError` where it is there, or what it is to lie in is not."""
+    """The folder to write, as a path. Raises `CaptureError` if it is there, or what it is to lie in is not."""
     if why := why_no_file(str(target)):
         raise CaptureError(f"No folder can be called {quoted(target)}: the name {why}.")
     path = Path(target).absolute()
@@ -297,7 +295,7 @@ def check_target(target: Path | str) -> Path:
 
 
 def check_space(target: Path, size: int) -> None:
-    """Raise `CaptureError` where the disk has no space for so many bytes and the small files beside them."""
+    """Raise `CaptureError` if the disk has no space for this many bytes and the small files."""
     free = shutil.disk_usage(target.parent).free
     if size + AT_ONCE > free:
         raise CaptureError(
@@ -332,7 +330,7 @@ def _limits(config: Mapping[str, Any]) -> LayerLimits:
 
 
 def _shards(name: str, folder: Path) -> list[str]:
-    """The files with weights. Raises `ModelNotFound` where there are none in safetensors."""
+    """Return the files with weights. Raises `ModelNotFound` without any in safetensors."""
     if shards := indexed_files(name, folder):
         if not all(shard == Path(shard).name for shard in shards):
             raise ModelNotFound(
@@ -350,7 +348,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelNotFound(f"{quoted(path.name)} is not JSON. Download the model again.") from error
     if not isinstance(found, dict):
-        raise ModelNotFound(f"{quoted(path.name)} holds no JSON object. Download the model again.")
+        raise ModelNotFound(f"{quoted(path.name)} is not a JSON object. Download the model again.")
     return found
 
 

@@ -18,7 +18,7 @@ from moeviz.capture.record.intervening import probe_routers, router_limits
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt, StopReading
 from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
@@ -77,7 +77,8 @@ def pruning_curve(
     replaced_by "next best": routers choose as if the model did not have the cut experts. "mean output": they choose as
                ever, and a cut expert gives every token its mean output over the texts that chose (MoNE, arXiv
                2507.00390); no checkpoint of transformers' holds that.
-    progress   called with (done, total), in texts read. Raise in it to stop.
+    progress   called with (done, total), in texts read. Raise in it to stop; after `StopReading`, those texts judge, or
+               choose, that were read with all cuts.
 
     `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged; those of all
     texts alone are given by `cost_of_cuts`. Columns:
@@ -142,6 +143,10 @@ def pruning_curve(
     losses, counts = _losses(cut_model, stretches, [None, *wanted.distinct], steps, means)
     if not counts.sum():
         raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
+    if len(counts) < len(stretches):  # that was enough
+        stretches = stretches[: len(counts)]
+        ends = np.cumsum([len([*as_read(cut_model, (text,), tokens)]) for text in judged])
+        judged = judged[: int(np.searchsorted(ends, len(counts))) + 1]
     kinds = [label for label, _ in stretches]
     frame = pd.DataFrame(wanted.rows(losses, counts, kinds), columns=_COLUMNS)
     frame = frame.astype(dict.fromkeys(("criterion", "chosen_on", "judged_on"), "str"))
@@ -280,7 +285,7 @@ def _losses(
     steps: Steps,
     means: MeanOutputs | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Summed losses (cuts, texts) in nats, and predicted tokens (texts,)."""
+    """Summed losses (cuts, texts) in nats, and predicted tokens (texts,); fewer texts if that is enough."""
     losses, counts = np.zeros((len(cuts), len(texts))), np.zeros(len(texts), np.int64)
     routers = probe_routers(prepare(model, CaptureRequest(("a b c",))))
     for at, (_, text) in enumerate(texts):
@@ -298,5 +303,10 @@ def _losses(
                     logits[:-1].float(), ids[1:].to(logits.device), reduction="sum"
                 )
                 losses[row, at] = float(nats)
-            steps.one_more()
+            try:
+                steps.one_more()
+            except StopReading:
+                if not at:
+                    raise
+                return losses[:, :at], counts[:at]
     return losses, counts

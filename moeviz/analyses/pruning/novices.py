@@ -22,7 +22,7 @@ MeanOutputs = Mapping[int, Tensor]  # by layer: (E, D) float32
 
 
 def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], None]) -> MeanOutputs:
-    """The mean output (E, D) of each expert over the tokens that chose it, before its weight; 0 without a token.
+    """Compute each expert's mean output (E, D) over the tokens that chose it, before its weight; 0 without any.
 
     told   called after each text. Raise in it to stop.
 
@@ -62,7 +62,7 @@ def novices_in_place(model: nn.Module, means: MeanOutputs, cut: Mapping[int, Seq
 
 
 def _hooks(means: Tensor, gone: Tensor) -> Iterator[Callable[[nn.Module], Any]]:
-    """Take the weights of cut experts away before the experts run, and add their means with these weights after."""
+    """Remove the weights of cut experts before the experts run, and add their means with these weights after."""
     added: list[Tensor] = []
 
     def before(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:

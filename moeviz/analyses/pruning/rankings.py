@@ -11,7 +11,7 @@ from moeviz.metrics.pruning import cost_of_cuts
 
 
 def evidence(curve: PruningCurve, criterion: str) -> dict[str, Any]:
-    """What a choice of experts rests on, for JSON: the model, the texts that chose and judged, and the losses.
+    """The evidence for a choice of experts, for JSON: the model, the texts that chose and judged, and the losses.
 
     Texts are given by their number, labels and a hash (SHA-256 of their JSON), and never themselves.
     """

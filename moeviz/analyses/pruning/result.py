@@ -1,4 +1,4 @@
-"""What cutting experts costs, as a result: its texts, losses and claims. It needs no model, and so not torch."""
+"""The cost of cutting experts, as a result: its texts, losses and claims. Needs no model, and so no torch."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ Texts = tuple[tuple[str, str], ...]  # (label, text)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningCurve:
-    """What cutting experts costs, by criterion and number cut, and the texts that this rests on."""
+    """The cost of cutting experts, by criterion and number cut, and the texts of the measurement."""
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
@@ -54,7 +54,7 @@ class PruningCurve:
         return cut_order(self.scores, criterion, self.limits, self.seed)
 
     def cut(self, criterion: str, count: int) -> dict[int, tuple[int, ...]]:
-        """The experts of each layer that go where so many are cut. Raises `CaptureError` where they cannot."""
+        """Return the experts of each layer that go if `count` are cut. Raises `CaptureError` if they cannot."""
         check_cuts([count], self.limits)
         return first_to_go(self.order(criterion), count)
 
@@ -66,7 +66,7 @@ class PruningCurve:
 def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts]:
     """Divide (label, text) pairs into those that choose and those that judge: whole texts, half of each label's.
 
-    A text that comes twice counts once. Raises `InvalidPrompt` where fewer than two are left.
+    A text that comes twice counts once. Raises `InvalidPrompt` if fewer than two are left.
 
     >>> [len(half) for half in split([("a", "1"), ("a", "2"), ("a", "2"), ("b", "3"), ("b", "4")])]
     [2, 2]
@@ -114,7 +114,7 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Clai
 
 
 def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
-    """Claim what other numbers per layer cost, compared with as many from each layer, and at random."""
+    """Claim the cost of other numbers per layer, compared with as many from each layer, and at random."""
     if curve.in_all is None:
         return []
     whole = cost_of_cuts(curve.in_all).set_index("criterion")
@@ -132,7 +132,7 @@ def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
 
 
 def _stale(curve: PruningCurve, criterion: str) -> list[Claim]:
-    """Claim what a choice keeps on another recording or checkpoint, if there is one."""
+    """Claim the worth of a choice on another recording or checkpoint, if there is one."""
     claims = []
     for table, plan in ((curve.losses, "{:,} experts cut per layer"), (curve.in_all, "{:,} experts cut in all")):
         if table is None:

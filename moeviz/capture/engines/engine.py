@@ -123,6 +123,7 @@ _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("next_tokens", (False, AUTO), "next tokens"),
     ("outputs", (False,), "experts' outputs"),
     ("token_ids", (None,), "prompts by their token ids"),
+    ("images", ((),), "images"),
 )
 
 

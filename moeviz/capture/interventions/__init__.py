@@ -1,6 +1,6 @@
 """Interventions, other decisions instead of the routers' own: one file each, all in the table `INTERVENTIONS`.
 
-    Mute       some experts may not be chosen (or add nothing where they were)
+    Mute       some experts may not be chosen (or add nothing if they were)
     Force      some experts are chosen for every token
     Bias       some experts are chosen more readily, or less
     TopK       another number of experts per token
@@ -12,8 +12,8 @@
 To choose again, moeviz must know how a router decides: that is so where its kernels can run it, and it is checked on
 the model itself. Other routers can still be muted without choosing again, swapped and replayed.
 
-Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again
-obeys that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one
+If a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), a new choice obeys
+that limit. A muted expert adds nothing to the score of its group. The group of a forced expert is kept, as one
 of the groups that a token may have.
 
 A file has the class, with `check`, `change` and `check_held`, and `OPTION`, by which the command line asks for it. None

@@ -63,7 +63,7 @@ class AtToken:
         return (decision.weights.index_copy(0, row, weights[row]), decision.experts.index_copy(0, row, experts[row]))
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where the token has another expert, or another token is not as its router decided."""
+        """Raise `CaptureError` if the token has another expert, or another token is not as its router decided."""
         for layer, now, before in intervention.layer_pairs(changed, own):
             expected = intervention.weights_by_expert(before, layers[layer].num_experts)
             if layer == self.layer:

@@ -32,7 +32,7 @@ class Bias:
     >>> Bias({3: {1: 2.0, 4: -0.5}})  # of layer 3, expert 1 more readily and expert 4 less
     Bias(amounts={3: {1: 2.0, 4: -0.5}})
 
-    Source: a bias on the choice alone, as in Wang et al. (arXiv 2408.15664); on logits, Fayyaz et al. (arXiv
+    Source: a bias on only the choice, as in Wang et al. (arXiv 2408.15664); on logits, Fayyaz et al. (arXiv
     2509.09660).
     """
 
@@ -64,9 +64,9 @@ class Bias:
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` if the choice moved against the bias, or a layer without one changed.
 
-        The expert with the largest amount, where the router itself would have chosen it, must be there still, and the
-        one with the most negative amount must not come in. Groups of experts are chosen first, so there only a single
-        biased expert tells.
+        The expert with the largest amount, if the router itself would have chosen it, must still be there, and the
+        one with the most negative amount must not come in. Groups of experts are chosen first, so there only a
+        single biased expert can be checked.
         """
         for layer, now, before in intervention.layer_pairs(changed, own):
             amounts = self._at(layer)
@@ -100,7 +100,7 @@ def amounts_from_words(words: Sequence[str]) -> dict[int, dict[int, float]]:
     for text in words:
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})=([+-]?\d{1,9}(?:\.\d{1,9})?)", text)
         if found is None:
-            raise CaptureError(f"{text!r} is no bias. Write LAYER:EXPERT=AMOUNT, such as 3:1=+2.5.")
+            raise CaptureError(f"{text!r} is not a bias. Write LAYER:EXPERT=AMOUNT, such as 3:1=+2.5.")
         amounts.setdefault(int(found[1]), {})[int(found[2])] = float(found[3])
     return amounts
 

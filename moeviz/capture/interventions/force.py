@@ -59,7 +59,7 @@ class Force:
         return decision.again(push(decision, forced, float("inf")), None)
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where a forced expert was not chosen."""
+        """Raise `CaptureError` if a forced expert was not chosen."""
         for layer, now, _ in intervention.layer_pairs(changed, own):
             for expert in experts_of_layer(self.experts, layer):
                 there = (now.experts == expert).any(axis=-1)

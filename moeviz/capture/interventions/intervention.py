@@ -54,7 +54,7 @@ def weights_by_expert(routing: LayerRouting, num_experts: int) -> np.ndarray:
 
 
 def check_weights(asked: object, layer: int, now: LayerRouting, expected: np.ndarray, precision: float = 0.0) -> None:
-    """Raise `CaptureError` where an expert has another weight than expected, (T, E)."""
+    """Raise `CaptureError` if an expert has another weight than expected, (T, E)."""
     found = weights_by_expert(now, expected.shape[1])
     allowed = TINY if precision else 0.0
     same = np.isclose(found, expected, rtol=2 * precision, atol=allowed, equal_nan=True)
@@ -189,13 +189,13 @@ class Intervention(Protocol):
     """Something that changes what routers decide."""
 
     def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` where a model with these limits by layer, and these tokens, cannot be given it."""
+        """Raise `CaptureError` if a model with these limits by layer, and these tokens, cannot be given it."""
 
     def change(self, decision: Decision) -> Choice:
         """Return the weights and experts to use instead of the router's own; the same tensors if nothing changes."""
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where a run did not do it.
+        """Raise `CaptureError` if a run did not do it.
 
         changed   what was recorded in that run.
         own       what the routers decided in it themselves, before they were changed.
@@ -204,7 +204,7 @@ class Intervention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What asks for an intervention: an option of `moeviz what-if`, and the choices of the page What if."""
+    """A request for an intervention: an option of `moeviz what-if`, and the choices of the page What if."""
 
     flag: str  # "--mute"
     make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace

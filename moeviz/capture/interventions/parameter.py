@@ -1,4 +1,4 @@
-"""What a person chooses of an intervention: each choice once, as the page What if and its address have it."""
+"""The choices of an intervention: each declared once, for the page What if and its address."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Parameter:
         return ",".join(map(str, value)) if self.several else str(value)
 
     def value(self, text: str, offered: Sequence[Any]) -> Any:
-        """Return the value that an address has; None where the model does not offer it."""
+        """Return the value that an address has; None if the model does not offer it."""
         found = [value for word in text.split(",") for value in offered if str(value) == word]
         return (list(dict.fromkeys(found)) or None) if self.several else next(iter(found), None)
 

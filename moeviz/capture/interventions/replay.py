@@ -81,7 +81,7 @@ class Replay:
         return _put(decision, own_weights.where(same, weights / decision.factor), experts)
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
+        """Raise `CaptureError` if the decision is not that of the trace, up to the rounding of the model's dtype."""
         if self.live_weights:
             for index, (layer, now, _) in enumerate(intervention.layer_pairs(changed, own)):
                 same = (np.sort(now.experts, axis=-1) == np.sort(self.trace.experts[index], axis=-1)).all(axis=-1)

@@ -47,7 +47,7 @@ class Swap:
         return decision.weights, swapped
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where the decision is not the router's own with the two ids swapped."""
+        """Raise `CaptureError` if the decision is not the router's own with the two ids swapped."""
         for layer, now, before in intervention.layer_pairs(changed, own):
             expected = intervention.weights_by_expert(before, layers[layer].num_experts)
             if layer == self.layer:

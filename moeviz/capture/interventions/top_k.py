@@ -50,7 +50,7 @@ class TopK:
         return decision.again(None, int(self.top_k))
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where a token has another number of experts."""
+        """Raise `CaptureError` if a token has another number of experts."""
         for layer, now, _ in intervention.layer_pairs(changed, own):
             if self._is_at(layer):
                 intervention.check_all_tokens(

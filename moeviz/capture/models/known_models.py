@@ -1,20 +1,20 @@
 """Configs of well-known MoEs, so that their parameters are counted without a network, and the published figures.
 
 The sizes in `known_models.json` were written down there, not downloaded; tests confirm them by the published counts.
-What is left out is the default of the class. `total` and `active` are the figures of the maker (a paper or a model
+A missing size is the default of the class. `total` and `active` are the figures of the maker (a paper or a model
 card), in billions, and `convention` is the way of counting active parameters that gives the maker's figure
 (`moeviz.parameters.CONVENTIONS`).
 """
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-from transformers import AutoConfig, PreTrainedConfig
-
-from moeviz.capture.models.parameters import parameters_of_config
 from moeviz.parameters import active_parameters
+
+if TYPE_CHECKING:  # whoever asks for the published figures alone need not wait for them
+    import pandas as pd
+    from transformers import PreTrainedConfig
 
 
 class KnownModel(NamedTuple):
@@ -27,8 +27,10 @@ class KnownModel(NamedTuple):
     convention: str = "all"
     remark: str = ""
 
-    def config(self) -> PreTrainedConfig:
+    def config(self) -> "PreTrainedConfig":
         """Return the config, as transformers has it."""
+        from transformers import AutoConfig
+
         return AutoConfig.for_model(self.model_type, **self.sizes)
 
 
@@ -38,12 +40,16 @@ KNOWN_MODELS: dict[str, KnownModel] = {
 }
 
 
-def known_counts() -> pd.DataFrame:
+def known_counts() -> "pd.DataFrame":
     """Compare our counts with the makers' figures, in billions; active ones by the convention that each maker uses.
 
     One row per model of `KNOWN_MODELS`, each laid out on the meta device. Columns: model str · total, active float64
     (ours) · published_total, published_active float64 (the maker's; NaN if not published) · convention, remark str.
     """
+    import pandas as pd
+
+    from moeviz.capture.models.parameters import parameters_of_config
+
     rows = []
     for name, known in KNOWN_MODELS.items():
         model = parameters_of_config(known.config(), name)

@@ -25,8 +25,8 @@ LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
 def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
     """Count the values that each layer keeps during generation; None if moeviz cannot tell.
 
-    As transformers keeps it: latents, if attention has them (DeepSeek's); windows, if layers have them. None for models
-    with an encoder, and for caches that do not grow evenly (compressed ones).
+    Counted as in transformers: latents, if attention has them (DeepSeek's); windows, if layers have them. None for
+    models with an encoder, and for caches that do not grow evenly (compressed ones).
 
     >>> from transformers import DeepseekV3Config
     >>> sum(layer.per_token for layer in kv_cache(DeepseekV3Config())) * 2  # bytes per token in bfloat16

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,12 +15,20 @@ from typing import Any
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_fits, device_of
+from moeviz.capture.models.memory import BITS, DISK, check_disk, check_fits, device_of, layers_on_disk
 from moeviz.capture.models.parameters import (
     TEXT_PART,
     auto_class,
@@ -52,6 +61,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
+    processor: ProcessorMixin | None = None  # what prepares images for it, if it takes any and the checkpoint has one
 
     def __repr__(self) -> str:
         experts = numbers_span(self.info.num_experts)
@@ -86,6 +96,8 @@ def load_model(
 
     name         "embedded"; "embedded-natural" or "embedded-fine" where they are installed; a folder, or an id.
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
+                 "disk" leaves all layers on the disk, and each is read when it runs: for a model that is larger than
+                 the memory. A batch of texts goes through it at once.
     dtype        default: float32 for the embedded models, else what the checkpoint says.
     check_memory compare the size of the weights with the memory that is free, before any of them is read.
     offload_folder
@@ -116,7 +128,9 @@ def load_model(
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
     if check_memory:
-        _check_memory(name, empty, dtype, device_map)
+        _check_memory(name, empty, dtype, device_map, offload_folder)
+    if device_map == DISK:
+        device_map = layers_on_disk(empty)
     how: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
     if offload_folder is not None:
         how["offload_folder"] = str(offload_folder)
@@ -125,7 +139,7 @@ def load_model(
     if _shapes(model) != _shapes(empty):  # adapters came with it
         info = describe(model, name, info.revision)
     info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
-    return LoadedModel(model, tokenizer, info)
+    return LoadedModel(model, tokenizer, info, _processor(name, source, model, revision))
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
@@ -215,7 +229,11 @@ def _folder(name: str) -> Path:
 
 
 def _check_memory(
-    name: str, empty: PreTrainedModel, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None
+    name: str,
+    empty: PreTrainedModel,
+    dtype: str | torch.dtype,
+    device_map: str | dict[str, Any] | None,
+    offload_folder: str | Path | None,
 ) -> None:
     """Raise `CaptureError` if the weights are larger than the free memory, as far as both are known.
 
@@ -224,6 +242,8 @@ def _check_memory(
     if isinstance(device_map, dict) or getattr(empty.config, "quantization_config", None) is not None:
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
+    if device_map == DISK:
+        return check_disk(quoted(name), empty, BITS.get(bits.removeprefix("torch."), 32), offload_folder)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
     check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map)
 
@@ -282,6 +302,24 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
             "tokenizer into the same folder (save_pretrained)."
         )
     return tokenizer
+
+
+def takes_images(model: PreTrainedModel | type[PreTrainedModel]) -> bool:
+    """Return True if the forward of a model, or of a class, takes the pixels of images."""
+    return "pixel_values" in signature(model.forward).parameters
+
+
+def _processor(name: str, source: str, model: PreTrainedModel, revision: str | None) -> ProcessorMixin | None:
+    """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
+    if not takes_images(model):
+        return None
+    try:
+        with explained(f"The processor of {quoted(name)} did not load"):
+            found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)
+    except ModelNotFound as error:
+        log.info("%s It reads text alone.", error)
+        return None
+    return found if isinstance(found, ProcessorMixin) else None
 
 
 def _at(revision: str | None) -> dict[str, str]:

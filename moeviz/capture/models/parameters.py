@@ -145,6 +145,13 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
     return next((opener for opener in OPENERS if type(config) in opener._model_mapping), OPENERS[0])
 
 
+def class_of(config: PreTrainedConfig) -> type[Any]:
+    """Return the class that transformers opens a checkpoint with this config as."""
+    found: Any = auto_class(config)._model_mapping[type(config)]
+    model: type[Any] = found[0] if isinstance(found, tuple) else found
+    return model
+
+
 def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:
     """The model that `config` describes, on the meta device: every shape, no memory.
 

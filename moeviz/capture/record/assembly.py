@@ -6,6 +6,7 @@ B rows of a forward, S its positions, R sequences of the trace, C their columns 
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 
 from moeviz.capture.record.hooks import Recording
@@ -16,8 +17,10 @@ from moeviz.capture.run.generation_plan import ended_words
 from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
+from moeviz.image_tokens import BOX, IMAGE_COLUMNS, NO_IMAGE, NO_VIEW, TEXT
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots, token_frame
+from moeviz.text import spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     )
     following = recording.following and recording.following.at(where, recording.read, run.tokenizer)
     outputs = recording.added and recording.added.at(where, order, experts, weights, recording.read)
-    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following, outputs)
+    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following, outputs, run.images)
     if (expected := recording.expected) is not None:
         expected.check_held(trace, *_decisions(replace(recording, outputs=expected.own), where))
     return trace
@@ -128,12 +131,21 @@ def _tokens(run: ModelInput, met: RoutedSequences):
         token_id=met.ids[met.kept],
         phase=np.where(column < met.prompt, "prompt", "generated"),
     )
-    return with_segments(tokens, run.segments)
+    tokens = with_segments(tokens, run.segments)
+    if run.image_columns is None:
+        return tokens
+    of_text = pd.DataFrame([(TEXT, NO_IMAGE, NO_VIEW, *[np.nan] * len(BOX))], columns=[*IMAGE_COLUMNS])
+    rows = pd.concat([run.image_columns, of_text.astype(IMAGE_COLUMNS)], ignore_index=True)
+    return pd.concat([tokens, rows.iloc[np.minimum(column, met.prompt)].reset_index(drop=True)], axis=1)
 
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
     """Add the facts that the recording shows to those that were known of the model before it ran."""
-    of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
+    said: dict[str, list[int]] = {}
+    for router in recording.routers:
+        if router.adapter and router.adapter.caution:
+            said.setdefault(router.adapter.caution, []).append(router.layer)
+    of_routers = sorted(words.replace("{layers}", spans(layers)) for words, layers in said.items())
     facts = {
         "top_k": slots,
         "num_experts": tuple(answers.num_experts for answers in recording.outputs),

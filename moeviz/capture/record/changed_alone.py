@@ -1,4 +1,4 @@
-"""Read rows of one text in which every token is changed at one layer, each as if it alone were changed.
+"""Read rows of one text in which every token is changed at one layer, each as if it were the only one.
 
 Above the changed layer, the token at a position attends to the keys and values that the tokens before it have in the
 text as it is, and to its own changed ones. So no token sees another one's change, and a row of a batch is exact for
@@ -49,7 +49,7 @@ class TextAsItIs:
         with ExitStack() as stack:
             for below in range(layer):
                 stack.enter_context(with_forward(self.layers[below], self._passing_on(below)))
-            again = _given_instead(own_forward(self.layers[layer]), self.inputs[layer], positions, rows)
+            again = _replace_rows(own_forward(self.layers[layer]), self.inputs[layer], positions, rows)
             stack.enter_context(with_forward(self.layers[layer], again))
             self.positions = positions
             of_rows = {"input_ids": self.ids[:, positions], "position_ids": positions[None]}
@@ -107,7 +107,7 @@ def _hearing(own: Callable[..., Any], text: TextAsItIs, layer: int) -> Callable[
     return forward
 
 
-def _given_instead(own: Callable[..., Any], hidden: Tensor, positions: Tensor, rows: int) -> Callable[..., Any]:
+def _replace_rows(own: Callable[..., Any], hidden: Tensor, positions: Tensor, rows: int) -> Callable[..., Any]:
     def forward(*given: Any, **named: Any) -> Any:
         instead = hidden[:, positions].expand(rows, *(-1,) * (hidden.dim() - 1))
         return own(instead, *given[1:], **{name: part for name, part in named.items() if name != "hidden_states"})
@@ -120,7 +120,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None = None,  # of no use: there is no padding
+    attention_mask: Tensor | None = None,  # not needed: there is no padding
     scaling: float | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,  # the logit of a sink for each head

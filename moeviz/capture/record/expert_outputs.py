@@ -117,7 +117,7 @@ class OutputRecord:
         order    indices of routers, in the order in which a forward calls them: the L layers of the trace.
         experts  (L, T, K), and weights (L, T, K): the trace's own.
 
-        Raises `CaptureError` where the experts were not given what the routers decided, or do not add up.
+        Raises `CaptureError` if the experts were not given what the routers decided, or do not add up.
         """
         sizes = [ids.numel() for ids in read]
         layers = []
@@ -171,14 +171,14 @@ def outputs_recorded(model: nn.Module, site: str | None, also: OutputReader | No
 
     also   gets the vectors themselves.
 
-    Raises `CaptureError` where the model's experts do not allow it.
+    Raises `CaptureError` if the model's experts do not allow it.
     """
     routers = find_routers(model, site)
     for router in routers:
         if why_not := REFUSED.get(_kind(router)):
             raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
     record = OutputRecord(routers, also)
-    from moeviz.capture.record.private_names import (  # recording with hooks alone does not need it
+    from moeviz.capture.record.private_names import (  # not needed for recording with hooks only
         own_forward,
         with_forward,
     )
@@ -222,7 +222,7 @@ def _record_sums(own: Callable[..., Tensor], record: OutputRecord, index: int) -
 def _hooks(
     model: nn.Module, record: OutputRecord, index: int, router: Router
 ) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
-    """The hooks for one router: its layer, which reads the residual stream, and its experts."""
+    """Return the hooks for one router: its layer, which reads the residual stream, and its experts."""
     found = LAYER_INDEX.search(router.path)
     layer = model.get_submodule(router.path[: found.end(1)]) if found else router.block
 
@@ -265,12 +265,12 @@ def is_latent(router: Router) -> bool:
 
 
 def are_given_weights(router: Router) -> bool:
-    """True where a router's experts are one module that is given hidden states, expert ids and weights."""
+    """True if a router's experts are one module that is given hidden states, expert ids and weights."""
     return len(router.experts) == 1 and _kind(router) not in {*_READERS, *PAIRED, *REFUSED}
 
 
 def _kind(router: Router) -> str:
-    """The class of a router's experts; of what holds them where they are not one module."""
+    """Return the class of a router's experts; of their container if they are not one module."""
     if len(router.experts) == 1:
         return type(unwrapped_module(*router.experts.values())).__name__
     holds_them = next(iter(router.experts)).startswith(f"{router.path}.")
@@ -318,7 +318,7 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
 
 
 def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | None:
-    """(N, K, D) outputs from the one weighted sum that was recorded; None if weights are too small to divide by."""
+    """Return (N, K, D) outputs from the recorded weighted sum; None if weights are too small to divide by."""
     if len(summed) != 1 or summed[0].shape != (*weights.shape, size):
         return None
     least = SMALLEST[summed[0].dtype == torch.float32]

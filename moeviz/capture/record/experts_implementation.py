@@ -29,7 +29,7 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
     if hidden_states.is_cuda or torch.compiler.is_compiling() or private_names.is_expert_parallel(self):
         return private_names.experts_implementation("grouped_mm")(self, hidden_states, top_k_index, top_k_weights)
     few = len(hidden_states) <= FEW_TOKENS
-    return (_one_by_one if few else _sorted)(self, hidden_states, top_k_index, top_k_weights)
+    return (_one_by_one if few else _sort_by_expert)(self, hidden_states, top_k_index, top_k_weights)
 
 
 def why_not_in_kernels(experts: nn.Module) -> str:
@@ -60,7 +60,7 @@ def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor
     return out[0] if len(out) == 1 else torch.cat(out)
 
 
-def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+def _sort_by_expert(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     (tokens, top_k), flat = ids.shape, ids.flatten()
     order = flat.argsort(stable=True)
     parts = hidden.index_select(0, order // top_k).split(flat.bincount(minlength=experts.num_experts).tolist())

@@ -1,8 +1,8 @@
 """Change what routers decide while a model runs: an intervention replaces their decisions.
 
 A router's answer is read as recording reads it, changed, and written back in the router's own form
-(`routers/router_adapters.py`). Where the experts are given ids and weights, what they are given is compared with that;
-and every trace of such a run is held against what was asked (`interventions/intervention.py`).
+(`routers/router_adapters.py`). If the experts are given ids and weights, these are compared with that; and every
+trace of such a run is checked against the request (`interventions/intervention.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +50,8 @@ def intervening(
 ) -> Iterator[ExpectedRouting | None]:
     """Let an intervention change the decisions of the routers inside the block.
 
-    What it yields goes into the recording of the run, so that its traces are held against what was asked. Begin to
-    record inside the block: then what is recorded is what was changed.
+    Its yield goes into the recording of the run, so that its traces are checked against the request. Begin to record
+    inside the block, so that the changed decisions are recorded.
 
     Raises `CaptureError` if the model does not allow it.
     """
@@ -65,7 +65,7 @@ def intervening(
     with ExitStack() as stack:
         for index, probed in enumerate(routers):
             change = RouterChange(intervention, index, limits[probed.router.layer], kept, own[index])
-            stack.enter_context(_changed(probed, change))
+            stack.enter_context(_change_decisions(probed, change))
         yield ExpectedRouting(own, _check(intervention, limits, own))
 
 
@@ -116,8 +116,8 @@ class RouterChange:
 
 
 @contextmanager
-def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
-    """Inside the block the router answers with what is made of its decision."""
+def _change_decisions(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
+    """Make the router answer with a changed decision inside the block."""
     router, written = probed.router, WrittenAnswers()
     method = router.adapter.method if router.adapter else ""
     own = getattr(router.block, method) if method else own_forward(router.module)

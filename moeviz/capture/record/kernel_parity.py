@@ -236,7 +236,7 @@ def check_first_rows(probed: ProbedRouter, own: Callable[..., tuple], args: tupl
 
 
 def mismatch(family: Family, router: nn.Module, args: tuple, kwargs: dict, output: tuple) -> str | None:
-    """Say how our decision differs from the router's; None where it is the same."""
+    """Say how our decision differs from the router's; None if it is the same."""
     name = type(router).__name__
     hidden, bias = router_inputs(family, router, args, kwargs)
     logits = family.logits(router, hidden)

@@ -22,7 +22,7 @@ from moeviz.errors import CaptureError
 from moeviz.text import quoted
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
-# Of models with routers of several kinds: the name of each site, and a word in the paths of its routers.
+# For models with routers of several kinds: the name of each site, and a word in the paths of its routers.
 SITES = {
     "encoder": re.compile(r"\bencoder\b"),
     "decoder": re.compile(r"\bdecoder\b"),

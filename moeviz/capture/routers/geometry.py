@@ -54,7 +54,7 @@ def _pairs(router: Router) -> pd.DataFrame:
 def router_rows(router: Router) -> tuple[Tensor, Tensor | None]:
     """Return the one matrix of a router that has a row for each expert, and its bias; None without a bias.
 
-    Raises `CaptureError` if there is no such matrix, or not in this process.
+    Raises `CaptureError` if that matrix does not exist, or is not in this process.
     """
     of_experts = {id(values) for part in router.experts.values() for values in part.parameters()}
     matrices = {

@@ -148,7 +148,7 @@ class RouterAdapter(NamedTuple):
     num_experts: Callable[[nn.Module], int | None] = lambda router: getattr(router, "num_experts", None)
     zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
-    caution: str = ""  # what a person must know before trusting the trace
+    caution: str = ""  # what a person must know before trusting the trace; with {layers}, of which layers
 
     @property
     def writer(self) -> Writer | None:
@@ -184,7 +184,13 @@ ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
     "DbrxRouter": RouterAdapter(
         "its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"
     ),
-    "DeepseekV4HashRouter": RouterAdapter("the first layers look experts up by token id; not declared"),
+    "DeepseekV4HashRouter": RouterAdapter(
+        "the first layers look experts up by token id; not declared",
+        caution=(
+            "Layers with a hash router ({layers}) look experts up by token id: their loads are those of the words, and "
+            "no training balances them."
+        ),
+    ),
     "Dots3NoteVisionTopKRouter": RouterAdapter("of the vision tower, with more experts in later layers; not declared"),
     "DogeCDMoE": RouterAdapter(
         "no router module; pairs of product keys",

@@ -131,11 +131,8 @@ def _merge_layers(one: Any, two: Any, width: int) -> Any:
         return copy(one)
     columns = _columns(one, width)
     pairs = ((one.keys, two.keys), (one.values, two.values))
-    return _layer(one, width, *(torch.cat([_pad_columns(part, columns) for part in pair]) for pair in pairs))
-
-
-def _pad_columns(part: Tensor, columns: int) -> Tensor:
-    return pad(part, (0, 0, columns - part.shape[-2], 0))
+    padded = ([pad(part, (0, 0, columns - part.shape[-2], 0)) for part in pair] for pair in pairs)
+    return _layer(one, width, *map(torch.cat, padded))
 
 
 def _of_rows(layer: Any, which: Tensor, width: int) -> Any:

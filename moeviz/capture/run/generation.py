@@ -52,14 +52,30 @@ def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Wa
 @torch.no_grad()
 def read_once(model: PreTrainedModel, batch: Batch) -> None:
     """Read the prompts in one forward."""
-    model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
+    given = {**_thrifty(model, batch), **batch.tensors}
+    with _returning(model):
+        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **given)
+
+
+@contextmanager
+def _returning(model: PreTrainedModel) -> Iterator[None]:
+    """Say in a sentence that transformers cannot run a class: Llama 4's asks its decoder for images that it lacks."""
+    try:
+        yield
+    except AttributeError as error:
+        if error.name != "image_outputs":
+            raise
+        raise CaptureError(
+            f"This version of transformers cannot run {type(model).__name__}: its decoder does not return the "
+            "`image_outputs` that it asks for. Give its language_model, which reads text, or use another version."
+        ) from error
 
 
 def _generate(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
     """Generate with transformers. What it refuses becomes a `CaptureError`; what a watcher raises passes as it is."""
     own = plan.of_checkpoint
     try:
-        with SeededMultinomial(int(plan.sampling.seed)) if own else nullcontext():
+        with _returning(model), SeededMultinomial(int(plan.sampling.seed)) if own else nullcontext():
             return cast(GenerationMixin, model).generate(
                 batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -67,6 +83,7 @@ def _generate(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watchi
                 logits_processor=None if own else sampling_processors(plan.sampling),
                 stopping_criteria=watching,
                 assistant_model=plan.decoding.assistant_model,
+                **batch.tensors,
             )
     except torch.OutOfMemoryError:
         raise
@@ -98,6 +115,8 @@ def _thrifty(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
     """Return the arguments that a forward needs for padded prompts and to leave out the logits of most tokens."""
     accepted = signature(model.forward).parameters
     wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
+    if batch.tensors:  # positions in images are more than numbers of tokens: the model counts them
+        del wanted["position_ids"]
     if model.config.is_encoder_decoder:
         wanted = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
     return {name: value for name, value in wanted.items() if name in accepted}

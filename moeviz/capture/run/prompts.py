@@ -1,19 +1,23 @@
 """Put prompts into one batch for a model: as chats if asked, padded on the left, checked against its context."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
+import pandas as pd
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.models.patching import eager_model, unwrap_peft
 from moeviz.capture.run.chat import PromptSegments, Span, as_text, prompt_segments
+from moeviz.capture.run.images import check_no_placeholder, check_takes_images, read_images
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.image_tokens import TraceImage
 from moeviz.model_info import ModelInfo
 from moeviz.text import cut
 
@@ -24,10 +28,14 @@ class Batch:
 
     input_ids: torch.Tensor  # (B, S)
     attention_mask: torch.Tensor  # (B, S), 0 = padding
+    tensors: Mapping[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # of the images of one prompt, as forward has them
 
     def repeated(self, copies: int) -> "Batch":
         """Repeat each prompt this many times, one after the other."""
-        return Batch(*(part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask)))
+        ids, mask = (part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask))
+        return Batch(ids, mask, {name: torch.cat([part] * copies) for name, part in self.tensors.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,15 @@ class ModelInput:
     info: ModelInfo
     batch: Batch
     segments: tuple[PromptSegments | None, ...] = ()  # of each prompt, in a chat
+    images: tuple[TraceImage, ...] = ()
+    image_columns: pd.DataFrame | None = None  # of the tokens of the prompt, if it has images
 
 
 def prepare(
-    model: LoadedModel | nn.Module | str, request: CaptureRequest, tokenizer: PreTrainedTokenizerBase | None = None
+    model: LoadedModel | nn.Module | str,
+    request: CaptureRequest,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    processor: ProcessorMixin | None = None,
 ) -> ModelInput:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     if isinstance(model, str):
@@ -76,18 +89,35 @@ def prepare(
     given = eager_model(model.model if isinstance(model, LoadedModel) else model)
     runs = cast(PreTrainedModel, unwrap_peft(given))
     if isinstance(model, LoadedModel):
-        tokenizer, info = model.tokenizer, model.info
+        tokenizer, info, processor = model.tokenizer, model.info, processor or model.processor
     else:
         info = describe(runs, runs.config.name_or_path or runs.config.model_type)
     if request.site is not None:
         info = replace(describe(runs, info.name, info.revision, request.site), caution=info.caution)
     if tokenizer is None:
+        tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
+    if request.images:
+        return _with_images(ModelInput(runs, tokenizer, info, in_one_batch(runs, [[0]], 0)), request, processor)
     ids = _given_ids(runs, request.token_ids) if request.token_ids else _ids_of_texts(tokenizer, request)
+    check_no_placeholder(runs, tokenizer, ids)
     batch = in_one_batch(runs, ids, request.max_new_tokens)
     spans = partial(token_spans, tokenizer)
     segments = tuple(prompt_segments(tokenizer, spans, chat) for chat in request.conversations)
-    return ModelInput(runs, tokenizer, info, batch, segments)
+    return ModelInput(runs, tokenizer, info, batch, segments=segments)
+
+
+def _with_images(run: ModelInput, request: CaptureRequest, processor: ProcessorMixin | None) -> ModelInput:
+    """Return the run of a prompt with images."""
+    check_takes_images(run.model, processor)
+    assert processor is not None  # what was just checked
+    read = read_images(run.model, processor, request.texts[0], request.images, request.chat, request.system)
+    batch = replace(in_one_batch(run.model, [read.ids], request.max_new_tokens), tensors=read.tensors)
+    info = replace(run.info, caution=" ".join(filter(None, (run.info.caution, read.caution))))
+    return replace(
+        run, info=info, batch=batch, images=tuple(one.facts for one in request.images), image_columns=read.columns
+    )
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:

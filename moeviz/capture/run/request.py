@@ -15,6 +15,7 @@ from moeviz.capture.run.decoding import (
     check_new_tokens,
     check_settings,
 )
+from moeviz.capture.run.images import PromptImage
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import cut
 
@@ -48,6 +49,7 @@ class CaptureRequest:
     next_tokens: bool | Literal["auto"] = False  # "auto": if the model has them, with a lens if that is cheap
     outputs: bool = False  # of the experts, in figures
     token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, instead of their texts
+    images: tuple[PromptImage, ...] = ()  # of the one prompt
 
     def __post_init__(self) -> None:
         check_new_tokens(self.max_new_tokens)
@@ -59,6 +61,8 @@ class CaptureRequest:
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
         if any(isinstance(one, tuple) for one in self.prompts) and (not self.chat or self.system is not None):
             raise InvalidPrompt("A conversation is read as a chat, with its own system prompt. Ask for a chat only.")
+        if self.images and (len(self.prompts) != 1 or len(self.texts) != 1 or self.token_ids is not None):
+            raise InvalidPrompt(f"Images go with one text, and there are {len(given)}. Trace one text at a time.")
         if not isinstance(self.kernels, bool) and self.kernels != AUTO:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
         if not isinstance(self.next_tokens, bool) and self.next_tokens != AUTO:

@@ -26,8 +26,8 @@ def write_dataset(
     text          False leaves the tokens' texts and ids out.
     shard_tokens  a shard ends with the text that fills this many tokens.
 
-    Logits are left out. Raises `MoevizError` if the folder holds something, and `OSError` if it
-    cannot be written.
+    Logits, and which tokens are of images, are left out. Raises `MoevizError` if the folder holds something, and
+    `OSError` if it cannot be written.
 
     >>> import moeviz, tempfile
     >>> from moeviz.testing import sample_trace

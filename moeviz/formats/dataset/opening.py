@@ -73,9 +73,8 @@ def _with_errors(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
 
 
 def _open_unfinished(path: Place, partial: bool) -> Dataset:
-    """Open the existing shards of an unfinished dataset."""
     if not (path / PLAN).exists():
-        raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
+        raise InvalidTrace(f"{quoted(path)} has no dataset: it lacks {MANIFEST}.")
     if not partial:
         raise InvalidTrace(
             f"{quoted(path)} is not finished: it has no {MANIFEST}. Finish it with --resume, or read what is there "

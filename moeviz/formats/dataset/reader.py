@@ -283,7 +283,7 @@ def _check_column(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarr
     most = {"expert": max(model.num_experts) - 1, "filled": model.top_k}
     most |= dict.fromkeys(("partner", "from_expert", "to_expert"), most["expert"])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"a number in the column {column} is none")
+        raise ValueError(f"a number in the column {column} is not a number")
     if values.dtype != object and len(values) and (values.min() < 0 or values.max() > most.get(column, 2**62)):
         raise ValueError(f"a number in the column {column} is not possible")
     return values

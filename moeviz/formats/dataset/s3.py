@@ -97,7 +97,7 @@ def place_of(name: str | Place) -> Place:
     found = ADDRESS.fullmatch(address)
     if found is None or "" in found[2].split("/") or {".", ".."} & set(found[2].split("/")):
         raise MoevizError(
-            f"{quoted(name)} is no place in an object store. Give s3://BUCKET/PREFIX; credentials come from the "
+            f"{quoted(name)} is not a place in an object store. Give s3://BUCKET/PREFIX; credentials come from the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and a server's address from AWS_ENDPOINT_URL."
         )
     return S3Path(f"{found[1]}/{found[2]}")
@@ -108,7 +108,7 @@ def asking(place: S3Path) -> Iterator[Any]:
     """Yield the store of a place. Raises `MoevizError` if it does not answer, or refuses."""
     try:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        yield _opened(endpoint, "" if endpoint else place.key.partition("/")[0])
+        yield _file_system(endpoint, "" if endpoint else place.key.partition("/")[0])
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -125,7 +125,7 @@ def unreachable(place: object, error: Exception) -> MoevizError:
 
 
 @cache
-def _opened(endpoint: str, bucket: str) -> Any:
+def _file_system(endpoint: str, bucket: str) -> Any:
     """Return the file system of a bucket's server, one for each per process."""
     from pyarrow import fs
 

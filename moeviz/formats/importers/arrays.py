@@ -129,7 +129,7 @@ def read_csv(data: bytes, source: Source) -> pd.DataFrame:
         return pd.read_csv(BytesIO(whole), dtype="str", keep_default_na=False, encoding="utf-8", on_bad_lines="error")
     except (ValueError, pd.errors.ParserError) as error:
         raise InvalidTrace(
-            f"{quoted(source.name)} is no CSV table in UTF-8: {' '.join(str(error).split())[:100]!r}."
+            f"{quoted(source.name)} is not a CSV table in UTF-8: {' '.join(str(error).split())[:100]!r}."
         ) from error
 
 

@@ -69,7 +69,7 @@ def _plain(cell: Any) -> Any:
 def _part(record: dict[str, Any]) -> tuple[list[int], SequenceRouting]:
     table, top_k = record["table"].astype(np.float64), record["top_k"]
     if table.ndim != 2 or not np.isfinite(table).all():
-        raise InvalidTrace("A layer, token, expert or weight of the file is no finite number. Record it again.")
+        raise InvalidTrace("A layer, token, expert or weight of the file is not a finite number. Record it again.")
     layer, token, expert = (table[:, at].astype(np.int64) for at in range(3))
     order = np.lexsort((token, layer))
     cell, tokens = (layer * (token.max() + 1) + token)[order], record["token_ids"]

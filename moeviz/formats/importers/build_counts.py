@@ -45,7 +45,10 @@ def build_counts(counted: CountTable, name: str, options: ImportOptions) -> Expe
     assigned = table.sum(axis=2)
     tokens = -(-assigned // top_k) if counted.tokens is None else counted.tokens[:, rows]
     if counted.tokens is None and (assigned % top_k).any():
-        few = [*few, f"The counts of some layers are no multiple of {top_k}: some were dropped, padded or not counted."]
+        few = [
+            *few,
+            f"The counts of some layers are not a multiple of {top_k}: some were dropped, padded or not counted.",
+        ]
     _check_top_k(table, tokens, layers, top_k)
     model = ModelInfo(
         name_of(counted.model, name),

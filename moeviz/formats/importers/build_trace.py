@@ -102,11 +102,11 @@ def _choose_layers(
     if ids.shape[2] == 1 and any(empty):
         options.need(
             "moe_layers",
-            f"The {about.what} of a top-1 model, in which layer {every[empty.index(True)]} holds zeros alone,",
+            f"The {about.what} of a top-1 model, in which layer {every[empty.index(True)]} holds only zeros,",
         )
     if all(empty):
         raise InvalidTrace(
-            f"Every expert id in the {about.what} is 0, as where a fused kernel bypasses what records the routing. Run "
+            f"Every expert id in the {about.what} is 0, as if a fused kernel bypassed what records the routing. Run "
             "the server without that kernel."
         )
     rows = [row for row, nothing in enumerate(empty) if not nothing]
@@ -209,7 +209,7 @@ def fill_slots(
 ) -> tuple[list[int], np.ndarray, list[np.ndarray]]:
     """Fill arrays from rows of (layer, token, slot, expert, …): layers, ids (L, T, K), other values in that shape.
 
-    Slots without a row are NO_EXPERT. Raises `InvalidTrace` where two rows fill one slot, or where few rows describe a
+    Slots without a row are NO_EXPERT. Raises `InvalidTrace` if two rows fill one slot, or where few rows describe a
     large trace.
     """
     layers, at = np.unique(layer, return_inverse=True)

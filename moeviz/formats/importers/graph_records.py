@@ -33,7 +33,7 @@ def graph_routing(records: list[tuple[int, np.ndarray]], source: Source) -> tupl
     if cut := [one for one in every if len(one) < len(layers)]:
         lost, tokens = (sum(max(map(len, one.values())) for one in some) for some in (cut, every))
         source.leave_out(
-            f"Left out: {len(cut):,} of {len(every):,} passes, {lost:,} of {tokens:,} tokens, for want of some of the "
+            f"Left out: {len(cut):,} of {len(every):,} passes, {lost:,} of {tokens:,} tokens, which lack some of the "
             f"{len(layers)} layers, as where a run is killed."
         )
     lengths = [max(len(rows) for rows in one.values()) for one in passes]

@@ -27,7 +27,7 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     file = from_gguf(source.data)
     if file.facts.get("general.type") != "imatrix":
         raise InvalidTrace(
-            "This GGUF file is no importance matrix: it is a model, or part of one. Run it to record its routing."
+            "This GGUF file is not an importance matrix: it is a model, or part of one. Run it to record its routing."
         )
     found = _counts(file)
     layers = sorted(found)

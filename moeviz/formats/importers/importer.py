@@ -89,7 +89,7 @@ class Source:
         if values and values[-1] is None:
             values.pop()
             self.leave_out(
-                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as where a run is killed."
+                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as when a run is killed."
             )
         if None in values:
             raise InvalidTrace(
@@ -132,7 +132,7 @@ def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
         raise InvalidTrace(
             f"{quoted(path.name)} is a pipe or a device, whose end is not known. Save it as a file first."
         )
-    names = {path.name: path} if not path.is_dir() else dict(_wanted(path))
+    names = {path.name: path} if not path.is_dir() else dict(_wanted_files(path))
     size = sum(file.stat().st_size for file in names.values())
     if size > max_bytes or len(names) > MAX_FILES:
         raise InvalidTrace(
@@ -142,7 +142,7 @@ def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
     return Source(path.name or str(path), {name: file.read_bytes() for name, file in names.items()}, max_bytes)
 
 
-def _wanted(folder: Path) -> list[tuple[str, Path]]:
+def _wanted_files(folder: Path) -> list[tuple[str, Path]]:
     places = [folder, *(place for name in ("tokens_per_expert",) if (place := folder / name).is_dir())]
     files = [(os.path.relpath(file, folder).replace(os.sep, "/"), file) for place in places for file in place.iterdir()]
     return sorted((name, file) for name, file in files if WANTED.fullmatch(name) and file.is_file())
@@ -239,7 +239,7 @@ def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
             raise InvalidTrace(f"{what} is {text[:60]!r}. Give numbers and ranges, as in 1-26 or 1,3,5.")
         start, stop = int(first), int(last) if dash else int(first)
         if stop - start > 10_000:
-            raise InvalidTrace(f"{what} names {stop - start + 1:,} layers, and no model has so many.")
+            raise InvalidTrace(f"{what} names {stop - start + 1:,} layers, and no model has that many.")
         layers += range(start, stop + 1)
     return tuple(layers)
 

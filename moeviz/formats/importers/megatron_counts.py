@@ -56,8 +56,8 @@ def _add_lines(source: Source, name: str, rank: int, devices: int, counts: Count
         of = counts.setdefault((row["iter"], row["layer"]), {})
         if rank in of:
             raise InvalidTrace(
-                f"Rank {rank} counts layer {row['layer']} of step {row['iter']} twice, as where a run was resumed from "
-                "before that step. Remove the lines of the first time."
+                f"Rank {rank} counts layer {row['layer']} of step {row['iter']} twice, as when a run was "
+                "resumed from before that step. Remove the lines of the first time."
             )
         of[rank] = own
 
@@ -89,7 +89,6 @@ def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int
 
 
 def _sum_ranks(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
-    """Add up the counts of all experts from the part that each rank counted."""
     parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
     return np.concatenate([np.sum(part, axis=0) for part in parts])
 

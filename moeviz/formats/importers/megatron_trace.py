@@ -17,7 +17,7 @@ from moeviz.routing_trace import RoutingTrace
 
 FILES = r"router_trace_rank\d+\.jsonl"
 NO_SEQUENCES = "The file does not say where a sequence begins: all its tokens count as one."
-ONE_RANK = "The folder has traces of several ranks, and the first alone is read."
+ONE_RANK = "The folder has traces of several ranks, and only the first is read."
 
 
 def recognise(source: Source) -> bool:
@@ -33,7 +33,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     rows = [row for row in source.lines_of(names[0]) if row["block"] == "decoder"]
     of = {layer: [row for row in rows if row["layer"] == layer] for layer in sorted({row["layer"] for row in rows})}
     if len({tuple((row["step"], row["num_tokens"]) for row in own) for own in of.values()}) != 1:
-        raise InvalidTrace("The layers of the file do not have the same steps, as where a run was killed.")
+        raise InvalidTrace("The layers of the file do not have the same steps, as when a run was killed.")
     ids = np.stack([np.concatenate([whole(row["top_indices"], 2) for row in own]) for own in of.values()])
     side = source.files.get(names[0].replace("router_trace", "logits").replace(".jsonl", ".bin"))
     logits = None
@@ -48,7 +48,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
 def _logits(side: bytes, row: dict[str, Any]) -> np.ndarray:
     start, size, shape = row["logit_offset"], row["logit_bytes"], row["logit_shape"]
     if size != 2 * shape[0] * shape[1] or not 0 <= start <= len(side) - size or shape[0] != row["num_tokens"]:
-        raise InvalidTrace("The logits beside the trace are not where it says, as where a run was killed.")
+        raise InvalidTrace("The logits next to the trace are not where it says, as when a run was killed.")
     return from_bfloat16(np.frombuffer(side, "<u2", size // 2, start)).reshape(shape)
 
 

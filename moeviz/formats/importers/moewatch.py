@@ -10,7 +10,7 @@ from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_counts import CountTable, build_counts
 from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
-FIRST = "These are counts of first choices alone. Layers are numbered from 0, in the order of the model's routers."
+FIRST = "These are counts of only first choices. Layers are numbered from 0, in the order of the model's routers."
 
 
 def recognise(source: Source) -> bool:

@@ -75,7 +75,7 @@ def _by_layer(tables: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
         if (other := names.setdefault(int(numbers[-1]), name)) != name:
             raise InvalidTrace(
                 f"Of {len(tables)} tables, {shown(other)} and {shown(name)} both end in {numbers[-1]}, which is taken "
-                "for the layer. Name each by its layer alone."
+                "for the layer. Name each by only its layer."
             )
     return {layer: tables[name] for layer, name in names.items()}
 

@@ -121,7 +121,7 @@ def _why_not(source: Source) -> str:
     if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[1:2] and not is_safetensors(data):
         return (
             "The file is a pickle, which can run programs when it is opened, so it is not. Save arrays or tensors "
-            "instead: .npz, .safetensors, or torch.save of tensors alone."
+            "instead: .npz, .safetensors, or torch.save of only tensors."
         )
     if b"blk." in data[:64] and not data.startswith(b"GGUF"):
         return (

@@ -94,7 +94,7 @@ def _check_names(pickle: bytes) -> None:
         if code.name == "STACK_GLOBAL" or (code.name in ("GLOBAL", "INST") and named not in MAY_NAME):
             raise InvalidTrace(
                 f"The file asks for {shown(named or 'a name made as it runs')}, which could run a program, so it is "
-                "not opened. Save tensors alone: torch.save(dict(batch.batch)), for example."
+                "not opened. Save only tensors: torch.save(dict(batch.batch)), for example."
             )
 
 
@@ -120,7 +120,7 @@ class Plain:
         self.left -= size
         if tensor.layout != self.torch.strided or size > tensor.untyped_storage().nbytes() or self.left < 0:
             raise InvalidTrace(
-                f"A tensor of the shape {shown(tuple(tensor.shape))} is larger than what is stored of it. Save it with "
+                f"A tensor of the shape {shown(tuple(tensor.shape))} is larger than its stored data. Save it with "
                 "tensor.contiguous()."
             )
         array: np.ndarray = (tensor.float() if tensor.dtype == self.torch.bfloat16 else tensor).detach().numpy()

@@ -42,7 +42,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         if options.layers_first(rows.shape):
             rows = rows.transpose(1, 0, 2)
         return build_trace([response_routing(rows, None, None, options)], ABOUT, source.name, options)
-    bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _answered(row)]
+    bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _has_answer(row)]
     parts = [read_choice(body, choice, options) for body in bodies for choice in choices(body)]
     failed = len(source.rows) - len(bodies)
     said = (f"{failed:,} of {len(source.rows):,} requests of the batch have no response.",) if failed else ()
@@ -50,7 +50,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace(parts, replace(ABOUT, cautions=said, model=model), source.name, options)
 
 
-def _answered(row: Any) -> bool:
+def _has_answer(row: Any) -> bool:
     return "custom_id" not in row or bool((row.get("response") or {}).get("body"))
 
 

@@ -85,7 +85,7 @@ class Conditional:
     settings: dict[str, int | float | str]  # the arguments of `train`
     digit: UInt8[np.ndarray, " N"]  # what it is
     answer: UInt8[np.ndarray, " N"]  # what the network says with the blocks in `on`
-    logits: Float32[np.ndarray, "N B"] | None  # Z x + d; None where no policy was learnt
+    logits: Float32[np.ndarray, "N B"] | None  # Z x + d; None if no policy was learnt
     probability: Float32[np.ndarray, "N B"]  # σ, of each block to be on: rows need not sum to 1
     on: Bool[np.ndarray, "N B"]  # one draw
     error: float  # share of wrong answers, blocks drawn
@@ -255,7 +255,7 @@ def _at_random(blocks: int, generator: torch.Generator) -> GatedNetwork:
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Float32[torch.Tensor, "rows columns"]:
-    """Source: Glorot & Bengio, AISTATS 2010, equation 16."""
+    """Draw initial weights. Source: Glorot & Bengio, AISTATS 2010, equation 16."""
     return (2 * torch.rand(rows, columns, generator=generator) - 1) * math.sqrt(6 / (rows + columns))
 
 

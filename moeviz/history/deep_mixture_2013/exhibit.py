@@ -232,10 +232,10 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     even = theme.reference(frame[["uniform"]].head(1), "uniform")
-    return theme.framed(alt.layer(lines, even, *_lifted(frame)), theme.MEDIUM)
+    return theme.framed(alt.layer(lines, even, *_constraint_line(frame)), theme.MEDIUM)
 
 
-def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
+def _constraint_line(frame: pd.DataFrame) -> list[alt.Chart]:
     """Draw a line before the first epoch without the constraint, if there was one with it."""
     if not frame["bound"].any() or frame["bound"].all():
         return []

@@ -205,10 +205,7 @@ def _batches(samples: int, chance: torch.Generator) -> Iterator[tuple[float, Ten
 
 @torch.no_grad()
 def _measured(network: DeepMixtureNetwork, test: Digits, watch: Watch) -> dict[str, Any]:
-    """All test digits at all places, so that where and what are independent; and a sample of each kind and place.
-
-    The samples are the same for every network.
-    """
+    """Measure all test digits at all places, and a sample of each kind and place, the same for every network."""
     chance = np.random.default_rng(0)
     views, digit = windows(test), torch.from_numpy(test.digit)
     everyone, of_kind = torch.arange(len(digit)), torch.bincount(digit, minlength=DIGITS)

@@ -18,7 +18,7 @@ def trace_of(result: Hierarchy, data: Vowels | None = None, slots: int | None = 
     logarithms of these. With `slots` 1 only the likeliest is kept. `data` are those it was trained on: the stand-in
     unless given.
 
-    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to 4.
+    Raises `InvalidTrace` if `data` are not those of the result, or `slots` are not from 1 to 4.
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.
     """

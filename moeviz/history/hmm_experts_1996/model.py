@@ -206,7 +206,7 @@ ITERATIONS = 20  # of Baum-Welch for each
 def one_each(data: Utterances, experts: int, states: int, seed: int, watch: Watch) -> HiddenMarkovModels:
     """An expert for each speaker, all equally likely beforehand.
 
-    `watch` is called before each speaker. Raises `MoevizError` where hmmlearn is missing, or `experts` is not 9.
+    `watch` is called before each speaker. Raises `MoevizError` if hmmlearn is missing, or `experts` is not 9.
     """
     if experts != SPEAKERS or states < 1:
         raise MoevizError(
@@ -235,7 +235,7 @@ def gaussian_hmm(states: int, seed: int) -> Any:
 
     hmmlearn's own start is scikit-learn's k-means, whose last bits depend on its threads.
 
-    Raises `MoevizError` where hmmlearn is missing.
+    Raises `MoevizError` if hmmlearn is missing.
     """
     try:
         from hmmlearn.hmm import GaussianHMM

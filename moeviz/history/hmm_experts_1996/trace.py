@@ -25,7 +25,7 @@ def trace_of(
     the same for all experts. With `slots` 1 only the expert with the highest share is kept, weight and all. `data` are
     the 370 test utterances unless given.
 
-    Raises `InvalidTrace` where `slots` are not from 1 to K.
+    Raises `InvalidTrace` if `slots` are not from 1 to K.
 
     Source: Smyth, NIPS 9:648-654 (1996), for the mixture; the gate over time is its E step after every frame.
     """

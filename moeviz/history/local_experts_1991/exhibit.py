@@ -157,7 +157,7 @@ def details(page: Page, result: AdaptiveMixture) -> None:
     }
     page.figures(TEXT.figures(figures))
     page.chart(ERROR_CURVES, result, stand_in())
-    page.title("Table 1 of the paper, beside ours")
+    page.title("Table 1 of the paper, and ours")
     page.markdown(
         "Means of 25 seeds, as in the paper, with the standard deviation of the epochs; every run reached the error. "
         "The measured vowels do not ship; their rows were computed where they can be read."

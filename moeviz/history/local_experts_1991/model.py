@@ -107,7 +107,7 @@ class AdaptiveMixture:
     expert_lines: Float64[np.ndarray, "R D E"]
     gate_lines: Float64[np.ndarray, "R D E"]
     error_by_epoch: Float64[np.ndarray, " epochs"] = field(repr=False)  # average squared error, epoch 0 first
-    epochs: int | None  # needed to reach STOP_AT; None where it did not
+    epochs: int | None  # needed to reach STOP_AT; None if it did not
     train_accuracy: float  # share of the training samples on the right side of 0.5
     test_accuracy: float
     surviving: tuple[int, ...]  # experts with the highest proportion for at least one training sample
@@ -197,7 +197,7 @@ class BackpropagationNetwork:
     """A trained network, and how it got there."""
 
     error_by_epoch: Float64[np.ndarray, " epochs"]  # average squared error on the training speakers, epoch 0 first
-    epochs: int | None  # needed to reach STOP_AT; None where it did not
+    epochs: int | None  # needed to reach STOP_AT; None if it did not
     train_accuracy: float  # share of the training samples on the right side of 0.5
     test_accuracy: float
     below: Float64[np.ndarray, "D hidden"]  # weights of the hidden units

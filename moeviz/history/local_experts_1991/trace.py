@@ -17,7 +17,7 @@ def trace_of(result: AdaptiveMixture, data: Vowels | None = None, slots: int | N
     only the expert with the highest proportion is kept, weight and all, and counts tell who wins. `data` are those it
     was trained on: the stand-in unless given.
 
-    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to E.
+    Raises `InvalidTrace` if `data` are not those of the result, or `slots` are not from 1 to E.
 
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
     """

@@ -204,7 +204,6 @@ def _answers(network: Network, names: Int64[Tensor, "T 2"]) -> Int64[Tensor, " T
 
 
 def _begun(settings: dict[str, Any], network: Network, facts: Facts) -> BookRun:
-    """Make a run without steps."""
     wall = _on_the_wall()
     order = torch.empty(NAMES**2, dtype=torch.int64)
     order[facts.names[:, 0] * NAMES + facts.names[:, 1]] = torch.arange(NAMES**2)

@@ -63,7 +63,7 @@ def digits() -> tuple[Digits, Digits]:
 
     Source: LeCun, Bottou, Bengio & Haffner, Proceedings of the IEEE 86(11):2278-2324 (1998), a part of its MNIST.
     """
-    with np.load(io.BytesIO(_checked("digits.npz")), allow_pickle=False) as file:
+    with np.load(io.BytesIO(_read_checked("digits.npz")), allow_pickle=False) as file:
         images, digit = file["images"], file["digits"].astype(np.int64)
     order = np.random.default_rng(0).permutation(len(digit))
     parts = (order[TEST_DIGITS:], order[:TEST_DIGITS])
@@ -75,7 +75,7 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
 
     Source: Kudo, Toyama & Shimbo, Pattern Recognition Letters 20(11-13):1103-1111 (1999).
     """
-    with np.load(io.BytesIO(_checked("japanese_vowels.npz")), allow_pickle=False) as file:
+    with np.load(io.BytesIO(_read_checked("japanese_vowels.npz")), allow_pickle=False) as file:
         frames, lengths, training = file["frames"], file["lengths"], file["training"]
         speaker = file["speakers"].astype(np.int64) - 1
     each = np.split(frames, np.cumsum(lengths, dtype=np.int64)[:-1])
@@ -91,7 +91,7 @@ def english() -> Words:
 
     Source: the topics of Python 3.11's help, in the order of their names.
     """
-    text = gzip.decompress(_checked("english.txt.gz")).decode()
+    text = gzip.decompress(_read_checked("english.txt.gz")).decode()
     words = re.findall(r"[A-Za-z_]+|[0-9]+|[^\sA-Za-z0-9_]", text)
     known = (UNKNOWN, *(word for word, _ in Counter(words).most_common(VOCABULARY - 1)))
     index = {word: number for number, word in enumerate(known)}
@@ -101,7 +101,7 @@ def english() -> Words:
     return Words(*(part[np.diff(part, prepend=-1) != 0] for part in parts), known)
 
 
-def _checked(name: str) -> bytes:
+def _read_checked(name: str) -> bytes:
     content = (DATA / name).read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise MoevizError(

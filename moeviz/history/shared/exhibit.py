@@ -132,7 +132,7 @@ def plane_of(inputs: Float64[np.ndarray, "N D"]) -> tuple[np.ndarray, np.ndarray
 
 
 def ends_of(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
-    """Points where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; none where it does not."""
+    """Points where a line a·F1 + b·F2 + c = 0 enters and leaves the plane that is drawn; none if it does not."""
     a, b, c = line
     points = []
     if b:

@@ -200,7 +200,6 @@ def _excerpts(text: np.ndarray, steps: int, draws: torch.Generator) -> Iterator[
 
 
 def _balance(routing: NoisyTopKRouting) -> tuple[float, ...]:
-    """Compute MEASURES of one batch."""
     words = torch.bincount(routing.chosen.flatten(), minlength=len(routing.load)).float()
     spread = [math.sqrt(squared_variation(each).item()) for each in (routing.importance, routing.load)]
     return (*spread, *((each.max() / each.mean()).item() for each in (routing.load, words)))
@@ -225,7 +224,6 @@ def _without_noise(model: SparseLanguageModel, text: Int64[np.ndarray, " words"]
 
 
 def _decisions(routing: NoisyTopKRouting) -> dict[str, np.ndarray]:
-    """Convert a routing to the arrays of a result."""
     *primary, gate = routing.levels
     clean = gate.clean if not primary else gate.clean.transpose(0, 1).flatten(1)
     nothing = torch.zeros(len(routing.chosen), 0)

@@ -107,7 +107,7 @@ def write_ktransformers(plan: ExpertPlan) -> bytes:
     **Source**: kvcache-ai/ktransformers, doc/en/kt-kernel/experts-sched-Tutorial.md at 15c624dc, and the reader of
     sglang-kt, which refuses a profile with an MoE layer that has no counts.
     """
-    return _recorded(plan, plan.loads)
+    return _recorded_loads(plan, plan.loads)
 
 
 def write_ktransformers_together(plan: ExpertPlan) -> bytes:
@@ -117,10 +117,10 @@ def write_ktransformers_together(plan: ExpertPlan) -> bytes:
     """
     if not plan.together:
         raise MissingField("Which experts share tokens needs the experts of each token, and counts do not have them.")
-    return _recorded(plan, plan.together)
+    return _recorded_loads(plan, plan.together)
 
 
-def _recorded(plan: ExpertPlan, numbers: Layers) -> bytes:
+def _recorded_loads(plan: ExpertPlan, numbers: Layers) -> bytes:
     import torch
 
     if empty := [layer for layer, loads in plan.loads.items() if not sum(loads)]:

@@ -84,7 +84,7 @@ def make_plan(
         )
     in_all, tokens = num_layers or trace.model.num_layers, max(int(each.tokens.sum()) for each in found)
     _check_number(max(in_all or 0, max(slots) + 1))
-    needs, judged = _by_need(trace), _judged(trace, tokens, n, copies, placed)
+    needs, judged = _by_need(trace), _claim_held_out(trace, tokens, n, copies, placed)
     sets = layer_sets(trace) if isinstance(trace, RoutingTrace) else ()
     together = {each.layer: tuple(kept_together(each.sets, each.num_experts).tolist()) for each in sets}
     plan = ExpertPlan(trace.model, in_all, tokens, n, slots, loads, together, needs, on_gpu, moved, judged)
@@ -112,7 +112,7 @@ def without_duplicates(
         plan[surplus] = np.where(held < devices, counts / held, -1).argmax()
         repairs += 1
     while (slot := _duplicate(plan, devices)) is not None:
-        others = _swapped(plan, slot, devices)
+        others = _swap_slots(plan, slot, devices)
         if not others:
             raise MoevizError(
                 f"No swap keeps expert {plan[slot]} from being twice on a device. Plan with fewer copies."
@@ -131,7 +131,7 @@ def _duplicate(plan: Int64[np.ndarray, " S"], devices: int) -> int | None:
     return None
 
 
-def _swapped(plan: Int64[np.ndarray, " S"], slot: int, devices: int) -> list[Int64[np.ndarray, " S"]]:
+def _swap_slots(plan: Int64[np.ndarray, " S"], slot: int, devices: int) -> list[Int64[np.ndarray, " S"]]:
     """Yield the plans that swap this slot with one on another device, without a new duplicate on either."""
     room = len(plan) // devices
     here = slot // room
@@ -181,7 +181,9 @@ def _by_need(trace: Counted) -> tuple[int, ...]:
     return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
 
 
-def _judged(trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None) -> Claim:
+def _claim_held_out(
+    trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None
+) -> Claim:
     """Claim the figures of a plan made in this way on other tokens."""
     if devices == 1:
         return captions.plan_not_judged(tokens, "one device does all the work")

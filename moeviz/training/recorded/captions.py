@@ -25,12 +25,12 @@ if TYPE_CHECKING:  # those of the table
     def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return f"“{visible(name)[:LONGEST_NAME]}”"
 
 
 def _at_the_end(runs: Ends[Any], words: Callable[..., str]) -> str:
-    parts = [("" if name is None else f"in {_quoted(name)} ") + words(*values) for name, values in runs]
+    parts = [("" if name is None else f"in {_quote(name)} ") + words(*values) for name, values in runs]
     return f"At the end, {'; '.join(parts)}."
 
 
@@ -45,7 +45,7 @@ def _experts(experts: Sequence[int], size: int) -> str:
 def not_drawn(lacking: Sequence[str], drawn: Sequence[str], lacks: str) -> str:
     have = "has" if len(lacking) == 1 else "have"
     are = "is" if len(drawn) == 1 else "are"
-    return f"{with_and([*map(_quoted, lacking)])} {have} {lacks}: only {with_and([*map(_quoted, drawn)])} {are} drawn."
+    return f"{with_and([*map(_quote, lacking)])} {have} {lacks}: only {with_and([*map(_quote, drawn)])} {are} drawn."
 
 
 class Stretch(NamedTuple):

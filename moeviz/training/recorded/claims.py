@@ -67,7 +67,7 @@ def violation_caption(frame: pd.DataFrame) -> Claim | None:
         lambda last: (
             int(last["worst_layer"]) if last["worst_layer"] >= 0 else None,
             last["worst"],
-            _known(last["chance"]),
+            _none_if_nan(last["chance"]),
         ),
     )
 
@@ -82,13 +82,13 @@ def effective_experts_caption(frame: pd.DataFrame) -> Claim | None:
 def loss_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim the last loss of each run, without its aux loss if that is known. Columns: those of `loss_over_steps`."""
     known = frame[frame["loss"].notna()]
-    return _at_the_end(captions.loss_at_end, known, lambda last: (last["loss"], _known(last["without_aux"])))
+    return _at_the_end(captions.loss_at_end, known, lambda last: (last["loss"], _none_if_nan(last["without_aux"])))
 
 
 def aux_loss_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim the last aux loss of each run, and its coefficient. Columns: those of `aux_over_steps`."""
     names = "aux_loss", "aux_coefficient"
-    return _at_the_end(captions.aux_loss_at_end, frame, lambda last: tuple(_known(last[name]) for name in names))
+    return _at_the_end(captions.aux_loss_at_end, frame, lambda last: tuple(_none_if_nan(last[name]) for name in names))
 
 
 def logits_caption(frame: pd.DataFrame) -> Claim | None:
@@ -125,7 +125,7 @@ def _at_the_end(words: Words, frame: pd.DataFrame, values: Callable[[pd.Series],
     return words(found) if found else None
 
 
-def _known(figure: float) -> float | None:
+def _none_if_nan(figure: float) -> float | None:
     return None if pd.isna(figure) else float(figure)
 
 
@@ -178,7 +178,7 @@ def router_verdict(run: TrainingRun) -> Verdict:
     on = run.alarms[run.alarms["on"]]
     by_kind = {kind: rows.sort_values(["began", "layer"]) for kind, rows in on.groupby("kind")}
     if (collapse := by_kind.get("collapse")) is not None:
-        return _collapsed(run, collapse.iloc[0])
+        return _claim_collapse(run, collapse.iloc[0])
     if (dead := by_kind.get("dead")) is not None:
         return Verdict("red", _alarm_on("No", dead.iloc[0]), _rest(len(dead) - 1))
     busiest = _busiest(run)
@@ -198,7 +198,7 @@ def router_verdict(run: TrainingRun) -> Verdict:
     return Verdict("green", captions.healthy(last, over, *busiest[:3]), _chance(busiest))
 
 
-def _collapsed(run: TrainingRun, alarm: pd.Series) -> Verdict:
+def _claim_collapse(run: TrainingRun, alarm: pd.Series) -> Verdict:
     """Claim which experts do the work in that layer, and which do almost nothing."""
     began, layer, nothing = int(alarm["began"]), int(alarm["layer"]), captions.nothing_more()
     if run.counts is None or layer not in run.facts.layers or run.facts.top_k is None:

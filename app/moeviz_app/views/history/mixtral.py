@@ -80,13 +80,12 @@ def _ours() -> None:
 
 @st.cache_data(show_spinner=False)
 def _both() -> list[pd.DataFrame]:
-    """How both route the evaluation set, by `OF_BOTH`: what ships is the same for everybody."""
+    """Return the routing of the evaluation set by both, by `OF_BOTH`: it ships, so it is the same for everybody."""
     both = {name: reference_routing(name) for name in (EMBEDDED, NATURAL)}
     return [chart.measure(both) for chart in OF_BOTH]
 
 
 def _what_does_it() -> str:
-    """Say what makes experts follow kinds of text, the push or the balance: by twelve smaller models."""
     study = study_means()
     told, repeats = study["information"], study["repeats"]
     costs = study["nats"]["window", 0.0] - study["nats"]["batch", 0.0]

@@ -77,7 +77,7 @@ def ask(
     `can_stop`: whether Run becomes Stop while a run goes on.
     `chat`: whether the text can be sent as a turn of a chat; it can too where one was filled in.
     """
-    before = _remembered(key)
+    before = _recall(key)
     chat = chat or before.chat
     filled = text != before.text
     box = replace(before, text=text, fillings=before.fillings + filled)
@@ -101,7 +101,7 @@ def ask(
     try:
         held = draw(key, data) or {}
     finally:
-        drawn = replace(_remembered(key), in_page=False)
+        drawn = replace(_recall(key), in_page=False)
         _remember(key, drawn)
     run = _checked(drawn.asked, most_chars, chat)
     runs = box.runs + (drawn.asked is not None)
@@ -116,14 +116,14 @@ def fill_in(key: str, chat: bool = False, system: str = "") -> None:
 
     `chat`: as a turn of a chat, with this system prompt.
     """
-    _remember(key, replace(_remembered(key), text=None, chat=chat, system=system))
+    _remember(key, replace(_recall(key), text=None, chat=chat, system=system))
 
 
 @st.fragment
 def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
     """The box itself: returns what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
     told = _component(key=key, data=data, on_held_change=nothing, on_run_change=nothing)
-    if isinstance(told.run, Mapping) and told.run.get("press") != _remembered(key).press:
+    if isinstance(told.run, Mapping) and told.run.get("press") != _recall(key).press:
         hand_on(key, told.run)
     return told.held
 
@@ -133,13 +133,13 @@ def hand_on(key: str, run: Mapping[str, Any]) -> None:
 
     After `st.rerun` in a fragment Streamlit gives the same trigger once more: each press has a number of its own.
     """
-    box = replace(_remembered(key), asked=dict(run), press=run.get("press"))
+    box = replace(_recall(key), asked=dict(run), press=run.get("press"))
     _remember(key, box)
     if not box.in_page:
         st.rerun()
 
 
-def _remembered(key: str) -> Box:
+def _recall(key: str) -> Box:
     return st.session_state.get(f"{key} box", Box())
 
 

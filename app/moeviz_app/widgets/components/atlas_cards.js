@@ -120,7 +120,7 @@ class Grid {
     this.high = this.atlas.L <= FEW_LAYERS ? FEW_HIGH : CELL_HIGH;
     this.canvas = make("canvas", "", null, { tabindex: 0, role: "application", "aria-roledescription": "grid" });
     this.title = make("h2", "title", `All ${this.atlas.total.toLocaleString("en")} experts`);
-    const note = make("span", "note", `${this.atlas.data.word}s down, experts across; coloured by the kind that an expert is named for (blue: a class of ${this.atlas.data.item}s), paler where the name fits less, grey where it has none`);
+    const note = make("span", "note", `${this.atlas.data.word}s down, experts across; coloured by the kind that an expert is named for (blue: a class of ${this.atlas.data.item}s), paler where the name fits less, grey where it has none, darker the more of the load it takes`);
     this.box = holding(make("div", "grid-box"), holding(make("div", "gallery-head"), this.title, note), holding(make("div", "scroll"), this.canvas));
     this.canvas.onclick = (event) => this.open(this.under(event));
     this.canvas.onpointermove = (event) => {
@@ -156,7 +156,7 @@ class Grid {
       for (let expert = 0; expert < atlas.counts[layer]; expert++) {
         const at = atlas.at(layer, expert);
         const named = atlas.name[at] > 0;
-        context.globalAlpha = marked ? (marked.has(at) ? 1 : 0.12) : named ? Math.min(1, 0.3 + atlas.fits[at] / 100) : 0.3;
+        context.globalAlpha = marked ? (marked.has(at) ? 1 : 0.12) : named ? Math.min(1, 0.3 + atlas.fits[at] / 100) : atlas.strength(layer, expert);
         context.fillStyle = atlas.kindColour(layer, expert);
         context.fillRect(expert * wide + 0.4, layer * this.high + 0.4, wide - 0.8, this.high - 0.8);
       }

@@ -75,6 +75,11 @@ class Atlas {
     return (this.has[this.at(layer, expert)] / Math.max(this.assigned[layer], 1)) * this.counts[layer];
   }
 
+  // How strongly an expert is drawn that no colour tells from others: by its load.
+  strength(layer, expert) {
+    return Math.min(1, 0.08 + 0.25 * this.load(layer, expert));
+  }
+
   drawnOf(layer, expert) {
     const from = this.at(layer, expert) * DRAWN;
     return [...this.drawn.subarray(from, from + DRAWN)].filter((row) => row >= 0).sort((a, b) => a - b);

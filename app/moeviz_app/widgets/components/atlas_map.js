@@ -91,7 +91,11 @@ class AtlasMap {
     const ink = new Uint32Array(image.data.buffer);
     const count = new Uint16Array(E);
     for (let layer = 0; layer < L; layer++) {
-      const colours = Array.from({ length: E }, (_, expert) => packedColour(atlas.colour(layer, expert)));
+      const colours = Array.from({ length: E }, (_, expert) => {
+        const colour = packedColour(atlas.colour(layer, expert));
+        if (atlas.few || atlas.name[atlas.at(layer, expert)]) return colour;
+        return ((colour & 0xffffff) | (Math.round(255 * atlas.strength(layer, expert)) << 24)) >>> 0;
+      });
       for (let x = 0; x < wide; x++) {
         const from = Math.floor((x * T) / wide);
         const to = Math.max(from + 1, Math.floor(((x + 1) * T) / wide));

@@ -20,6 +20,7 @@ from moeviz.charts.overview import BRUSH, linked_overview
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.charts.token_layer_map import are_images, facts_of_trace, images_of, map_spec
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.image_tokens import IMAGE, image_runs
 from moeviz.metrics.expert_names import names_that_hold
 from moeviz.metrics.findings import Finding
 from moeviz.metrics.overview import modal_first_choice
@@ -98,6 +99,7 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
     several = bool(len(tokens)) and tokens["sequence"].iloc[-1] > 0
     data = {
         "texts": [visible(text) for text in texts],
+        **_signs(tokens),
         "parts": [row for row, text in enumerate(texts) if PART_OF_CHARACTER.fullmatch(text)],
         "newlines": base64([min(text.count("\n"), MOST_LINE_BREAKS) for text in texts], np.uint8),
         "positions": base64(tokens["position"], np.int32),
@@ -115,6 +117,17 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
         "weights": None if trace.weights is None else base64(trace.weights, np.float32),
     } | _colours(trace)
     return data | {"id": crc32(json.dumps(data).encode())}
+
+
+def _signs(tokens: pd.DataFrame) -> dict[str, Any]:
+    """One sign for each run of image tokens, by its first row; and the rows of those for which it stands."""
+    runs = image_runs(tokens)
+    signs = {}
+    for start in np.flatnonzero(np.diff(runs, prepend=-1) * (runs >= 0)).tolist():
+        of_run = runs == runs[start]
+        signs[start] = f"▦ {int((tokens['kind'][of_run] == IMAGE).sum()):,} image tokens"
+    folded = [row for row in np.flatnonzero(runs >= 0).tolist() if row not in signs]
+    return {"signs": signs, "folded": folded}
 
 
 def _colours(trace: RoutingTrace) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Decided {
 
   press() {
     this.isOn = !this.isOn;
-    if (this.isOn && !this.found) this.explorer.send("decide", { id: this.explorer.trace.data.id, press: Math.random() });
+    this.isAsked = false;
     this.draw();
   }
 
@@ -46,6 +46,10 @@ class Decided {
     this.button.setAttribute("aria-pressed", String(this.isOn));
     this.words.hidden = !this.isOn;
     const { strip, trace, layer, token } = this.explorer;
+    if (this.isOn && !this.found && token > 0 && !this.isAsked) {
+      this.isAsked = true;
+      this.explorer.send("decide", { id: trace.data.id, press: Math.random() });
+    }
     strip.pieces.forEach((piece) => piece.classList.remove("decides"));
     this.arcs.replaceChildren();
     strip.box.classList.toggle("with-arcs", this.isOn);
@@ -87,6 +91,7 @@ class Decided {
   told(list) {
     const { trace, layer, token, mutes } = this.explorer;
     if (mutes.length) return ["Bring the muted expert back to ask this: words were replaced in the model as it is."];
+    if (token === 0) return ["Nothing stands before it."];
     if (!this.found) return ["The model reads the text again, with other words in it …"];
     const [first] = trace.chosen(layer, token);
     if (!first) return [`At ${trace.nameOfLayer(layer)}, “${trace.data.texts[token]}” has no expert.`];
@@ -102,7 +107,6 @@ class Decided {
         make("span", "soft", how),
       ];
     }
-    if (!list.length) return ["Nothing stands before it."];
     const most = list.reduce((best, one) => (one.fall > (best?.fall ?? SEEN) ? one : best), null);
     const score = most && `${word(most.by)} matters most: without it the router's score falls by ${Math.round(100 * most.fall)} points.`;
     return [`No single earlier word decides: whichever one is replaced, ${word(token)} stays with ${expert(first.expert)}. `, make("span", "soft", score ?? "")];

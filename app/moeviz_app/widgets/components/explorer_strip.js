@@ -103,11 +103,11 @@ class Strip {
   piece(token) {
     const { trace } = this.explorer;
     const classes = ["token", trace.generated[token] ? "generated" : "prompt"];
-    for (const kind of ["part", "template"]) if (trace[`${kind}s`].has(token)) classes.push(kind);
+    for (const kind of ["part", "template", "folded"]) if (trace[`${kind}s`].has(token)) classes.push(kind);
     const made = make("span", classes.join(" "), null, { role: "option", "aria-selected": "false" });
     made.tabIndex = -1;
     made.dataset.token = token;
-    return holding(made, make("bdi", "", trace.data.texts[token]), make("sub"));
+    return holding(made, make("bdi", "", trace.data.signs?.[token] ?? trace.data.texts[token]), make("sub"));
   }
 
   draw() {
@@ -126,12 +126,13 @@ class Strip {
     const [from, to] = this.window;
     this.box.setAttribute("aria-label", `${trace.Item}s ${from + 1} to ${to}, ${first}experts in ${trace.nameOfLayer(layer)}`);
     this.pieces.forEach((piece, token) => {
-      const colour = trace.colourOfToken(layer, token);
+      const sign = trace.data.signs?.[token]; // which stands for many tokens, of many experts
+      const colour = sign ? null : trace.colourOfToken(layer, token);
       piece.style.cssText = colour ? painted(colour) : "";
       piece.classList.toggle("missing", !trace.isRecorded(layer, token));
       piece.classList.toggle("moved", trace.hasMoved(layer, token));
-      piece.lastChild.textContent = trace.mark(layer, token);
-      piece.setAttribute("aria-label", trace.sentence(layer, token));
+      piece.lastChild.textContent = sign ? "" : trace.mark(layer, token);
+      piece.setAttribute("aria-label", sign ?? trace.sentence(layer, token));
     });
   }
 

@@ -16,6 +16,7 @@ class Trace {
     this.newlines = numbers(data.newlines, Uint8Array);
     this.generated = numbers(data.generated, Uint8Array);
     this.parts = new Set(data.parts);
+    this.foldeds = new Set(data.folded); // image tokens for which the first of their run stands
     this.templates = new Set(data.template ?? []); // tokens that a chat template added
     this.word = data.word;
     this.item = data.item; // what is routed: token, digit, utterance …
@@ -132,7 +133,7 @@ class Trace {
   mark(layer, token) {
     const ids = this.chosen(layer, token).map((choice) => choice.expert);
     if (!ids.length) return this.isRecorded(layer, token) ? "–" : "?";
-    if (this.data.ordered) return String(ids[0]);
+    if (this.data.ordered) return ids[0] < this.counts[layer] - this.data.zero ? String(ids[0]) : `${ids[0]}∅`; // computes nothing
     return ids.slice(0, MOST_IDS).join(", ") + (ids.length > MOST_IDS ? " …" : "");
   }
 

@@ -52,7 +52,7 @@ def packed_story() -> dict[str, Any]:
     inputs = {name: made() for name, made in INPUTS.items()}
     return {
         "colours": COLOURS,
-        "inputs": {name: made._asdict() | {"drawn": _shown(made.drawn)} for name, made in inputs.items()},
+        "inputs": {name: made._asdict() | {"drawn": _make_visible(made.drawn)} for name, made in inputs.items()},
         "steps": [_step(step) for step in STEPS],
         "sources": sources(),
         "branches": [
@@ -84,7 +84,7 @@ def in_words(shares: tuple[float, float]) -> str:
     return f"{low} to {high}"
 
 
-def _shown(drawn: dict[str, Any]) -> dict[str, Any]:
+def _make_visible(drawn: dict[str, Any]) -> dict[str, Any]:
     return drawn | {"words": [visible(word) for word in drawn["words"]]} if "words" in drawn else drawn
 
 
@@ -120,7 +120,6 @@ def _half(half: Half, scene: Scene) -> dict[str, Any]:
 
 
 def _three_numbers(meters: Meters) -> list[tuple[str, str]]:
-    """Draw three numbers, each with its name."""
     experts = f"{meters.experts}{f' + {meters.shared}' * bool(meters.shared)}"
     return [
         (experts, "expert, if it is one" if meters.experts == 1 else "experts in a layer"),

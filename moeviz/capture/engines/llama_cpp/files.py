@@ -92,7 +92,7 @@ def _path(name: str) -> Path:
 
 
 def _parts(name: str, first: Path) -> tuple[Path, ...]:
-    """The file, or all of a model that was split: NAME-00001-of-00003.gguf and so on."""
+    """Return the file, or all files of a model that was split: NAME-00001-of-00003.gguf and so on."""
     if (match := PART.fullmatch(first.name)) is None:
         return (first,)
     stem, number, count = match[1], int(match[2]), int(match[3])
@@ -102,7 +102,7 @@ def _parts(name: str, first: Path) -> tuple[Path, ...]:
     paths = tuple(first.with_name(part) for part in names)
     if missing := [path.name for path in paths if not path.is_file()]:
         raise ModelNotFound(
-            f"{quoted(name)} is the first of {count} parts, and {len(missing)} of them are not beside it: {missing[0]}"
+            f"{quoted(name)} is the first of {count} parts, and {len(missing)} of them are not next to it: {missing[0]}"
             f"{' and others' * (len(missing) > 1)}. Download all parts into one folder."
         )
     return paths
@@ -113,7 +113,7 @@ def _header(name: str, path: Path) -> Gguf:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if file.read(len(MAGIC)) != MAGIC:
-                raise ModelNotFound(f"{quoted(name)} is no GGUF file: it does not begin with the letters GGUF.")
+                raise ModelNotFound(f"{quoted(name)} is not a GGUF file: it does not begin with the letters GGUF.")
             with mmap(file.fileno(), size, access=ACCESS_READ) as data:
                 found = from_gguf(data)
                 return Gguf(bytes(0), found.facts, found.tensors)  # of the file, nothing is kept open
@@ -124,7 +124,7 @@ def _header(name: str, path: Path) -> Gguf:
 
 
 def _check_whole(name: str, path: Path, file: Gguf) -> None:
-    """Raise `ModelNotFound` where the file ends before its last tensor does."""
+    """Raise `ModelNotFound` if the file ends before its last tensor does."""
     size, needed = path.stat().st_size, 0
     for tensor, (kind, shape, start) in file.tensors.items():
         if not shape or not all(shape) or prod(shape) > 2**48:
@@ -144,7 +144,9 @@ def _check_whole(name: str, path: Path, file: Gguf) -> None:
 def _check_is_a_model(name: str, facts: Mapping[str, Value], parts: int) -> None:
     kind = facts.get("general.type", "model")
     if kind != "model":
-        raise ModelNotFound(f"The GGUF file {quoted(name)} holds no model, but: {shown(kind)}. Give a model's file.")
+        raise ModelNotFound(
+            f"The GGUF file {quoted(name)} holds no model; it holds: {shown(kind)}. Give a model's file."
+        )
     if not isinstance(facts.get("general.architecture"), str):
         raise ModelNotFound(f"The GGUF file {quoted(name)} does not say which architecture it is of. Make it again.")
     if (count := facts.get("split.count", 0)) not in (0, parts):
@@ -213,7 +215,7 @@ def describe(files: GgufFiles) -> ModelInfo:
 
 
 def served_model(files: GgufFiles, info: ModelInfo) -> ServedModel | None:
-    """Read what serving the model takes; None where its file does not say what a layer keeps of a text."""
+    """Read what serving the model takes; None if its file does not say what a layer keeps of a text."""
     hidden, caches = files.number("embedding_length"), _caches(files, info.num_layers or 0)
     _, embedding = files.tensors.get("token_embd.weight", (0, ()))
     if not hidden or not embedding or caches is None or info.parameters is None:
@@ -241,7 +243,7 @@ def _caches(files: GgufFiles, num_layers: int) -> tuple[LayerCache, ...] | None:
 
 
 def _windows(files: GgufFiles, num_layers: int) -> list[int | None] | None:
-    """The tokens that each layer keeps at most, as transformers counts them; None where a window has no pattern."""
+    """Return the tokens that each layer keeps at most, as in transformers; None for a window without a pattern."""
     if not (window := files.number("attention.sliding_window")):
         return [None] * num_layers
     pattern = files.facts.get(f"{files.architecture}.attention.sliding_window_pattern")
@@ -289,7 +291,7 @@ def _top_k(files: GgufFiles, experts: int) -> int:
 
 
 def _parameters(files: GgufFiles, experts: dict[int, int], num_layers: int) -> ParameterCounts:
-    """By what they do. A matrix that is stored whole and in halves (`attn_kv_b`) counts once."""
+    """Count parameters by their purpose. A matrix that is stored whole and in halves (`attn_kv_b`) counts once."""
     counts, of_experts = dict.fromkeys(PARTS, 0), dict.fromkeys(experts, 0)
     for name, (_, shape) in files.tensors.items():
         layer = int(match[1]) if (match := LAYER.match(name)) else None

@@ -54,7 +54,7 @@ class Library:
 
 @cache
 def library() -> Library:
-    """The library, opened and checked once. Raises `CaptureError` where it is missing or not as we know it."""
+    """The library, opened and checked once. Raises `CaptureError` if it is missing or not as we know it."""
     if find_spec(PACKAGE) is None:
         raise CaptureError('GGUF models run in llama.cpp, which is not installed here: `pip install "moeviz[gguf]"`.')
     try:
@@ -88,7 +88,7 @@ def path_of_library() -> Path:
 
 
 def _with_ggml(ffi: Any, llama: Path) -> Path:
-    """Find the library with ggml's functions: llama.cpp's own, but on Windows each has a file."""
+    """Find the library with ggml's functions: llama.cpp's own, except on Windows, where each has a file."""
     for path in (llama, *sorted(llama.parent.glob("*ggml-base*"))):
         if hasattr(
             ffi.dlopen(str(path)), "ggml_nbytes"
@@ -115,7 +115,7 @@ def _check_parameters(found: Library, raw: ctypes.CDLL) -> None:
 
 
 def _struct_size(raw: ctypes.CDLL, name: str) -> int:
-    """Bytes of the struct that a function returns: what it writes is the same whatever was there before."""
+    """Return the bytes of the struct that a function returns: its output does not depend on what was there before."""
     function = getattr(raw, name)
     function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # the memory that it writes to
     seen = []

@@ -61,7 +61,8 @@ class ShownOutputs:
     def _sum_up(self, layer: int, whole: np.ndarray, weights: dict[Piece, list[np.ndarray]]) -> None:
         outputs, stream = self._outputs.pop(layer, None), self._streams.pop(layer, None)
         named = [stem for stem in WEIGHTS if (stem, layer) in weights]
-        if outputs is None or not named or not add_up(outputs, _flat(weights[named[-1], layer], outputs), whole):
+        factors = weights[named[-1], layer][-1].astype(np.float32) if named else None
+        if outputs is None or factors is None or not add_up(outputs, factors.reshape(outputs.shape[:2]), whole):
             raise CaptureError(
                 f"In layer {layer} llama.cpp does not add up experts' outputs, each with its weight, under the names "
                 "that moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers "
@@ -71,10 +72,6 @@ class ShownOutputs:
             stream = None
         self.stream &= stream is not None
         self.figures.setdefault(layer, []).append(figures_of(outputs, whole, stream))
-
-
-def _flat(weights: list[np.ndarray], outputs: np.ndarray) -> np.ndarray:
-    return weights[-1].astype(np.float32).reshape(outputs.shape[:2])
 
 
 @dataclass(slots=True, eq=False)
@@ -94,7 +91,7 @@ class CallbackRecording:
         self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._make_callback())
 
     def _make_callback(self) -> Any:
-        """The function that llama.cpp calls for every tensor of its graphs: so it does little."""
+        """Make the function that llama.cpp calls for every tensor of its graphs: so it does little."""
         ffi, wanted = self.library.ggml_ffi, self._wanted
         kind, cast, text = ffi.typeof("struct ggml_tensor *"), ffi.cast, ffi.string
 
@@ -126,7 +123,7 @@ class CallbackRecording:
         return (stem, int(layer)) if wanted and layer.isdigit() else None
 
     def _is_copied(self, piece: Piece, tensor: Any) -> bool:
-        """Return whether a tensor is copied. Of scores only their function is needed; without one they are logits."""
+        """Return whether a tensor is copied. Scores are needed only for their function; without one they are logits."""
         stem, layer = piece
         if stem != PROBS:
             return True
@@ -136,7 +133,7 @@ class CallbackRecording:
         return made_by not in SCORES and self.keep_logits
 
     def _copy(self, piece: Piece | None, tensor: Any) -> None:
-        """Keep its rows. It may be a view, with holes: what lies between first and last value is copied, then read."""
+        """Copy its rows. It may be a view, with holes: the bytes between first and last value are copied, then read."""
         ffi, ggml = self.library.ggml_ffi, self.library.ggml
         if piece is None or not (size := ggml.ggml_nbytes(tensor)):
             return
@@ -159,8 +156,8 @@ class CallbackRecording:
         layers = self.layers()
         if not layers:
             raise CaptureError(
-                "llama.cpp ran this model, and no router of it was heard: its graph has other names than those that "
-                "moeviz knows. Use its transformers checkpoint."
+                "llama.cpp ran this model, and none of its routers was found: its graph has other names than those "
+                "that moeviz knows. Use its transformers checkpoint."
             )
         for layer in layers:
             if (heard := sum(part.size // part.shape[-1] for part in self.pieces[TOPK, layer])) != rows:
@@ -183,7 +180,7 @@ class CallbackRecording:
         return ids, weights.astype(np.float32), self._last(names, layer, rows)
 
     def _last(self, stems: tuple[bytes, ...], layer: int, rows: int, width: int | None = None) -> np.ndarray | None:
-        """The rows of the last of these names that the layer has. Weights are (K, T) or (1, K, T): `width` says K."""
+        """Return the rows of the last of these names in the layer. Weights are (K, T) or (1, K, T): `width` is K."""
         there = [stem for stem in stems if (stem, layer) in self.pieces]
         if not there:
             return None

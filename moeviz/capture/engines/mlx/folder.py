@@ -40,7 +40,7 @@ class MlxFolder:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that fit into the model's context; None where the config does not say."""
+        """Tokens that fit into the model's context; None if the config does not say."""
         limit = self.text.get("max_position_embeddings")
         return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -113,7 +113,7 @@ def why_no_experts(folder: MlxFolder) -> CaptureError:
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
-    """The config, a JSON object with a model_type."""
+    """Return the config, a JSON object with a model_type."""
     wrong = f"The config.json of {quoted(name)} is not one that mlx-lm reads"
     if path.stat().st_size > LARGEST_CONFIG:
         raise ModelNotFound(f"{wrong}: it has more than {LARGEST_CONFIG // 2**20} MB.")
@@ -122,14 +122,14 @@ def _config(name: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise ModelNotFound(f"{wrong}: {type(error).__name__}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelNotFound(f"{wrong}: it is no JSON object with a model_type.")
+        raise ModelNotFound(f"{wrong}: it is not a JSON object with a model_type.")
     if not MODEL_TYPE.fullmatch(config["model_type"]):
         raise ModelNotFound(f"{wrong}: its model_type is {quoted(config['model_type'])}.")
     return config
 
 
 def _check_no_code(name: str, path: Path, config: dict[str, Any]) -> None:
-    """mlx-lm would run a Python file that `model_file` names, some releases of it without asking."""
+    """Refuse a `model_file`: mlx-lm would run it as Python, in some releases without asking."""
     if config.get("model_file") is not None:
         raise ModelNotFound(
             f"The config.json of {quoted(name)} names a model_file, {quoted(config['model_file'])}: code that came "
@@ -155,7 +155,7 @@ Missing = object()
 
 
 def check_complete(folder: MlxFolder, args_class: type) -> None:
-    """Raise `CaptureError` where the config lacks a field without which mlx-lm builds nothing."""
+    """Raise `CaptureError` if the config lacks a field without which mlx-lm builds nothing."""
     lacking = [
         name
         for name, field in signature(args_class).parameters.items()
@@ -167,7 +167,7 @@ def check_complete(folder: MlxFolder, args_class: type) -> None:
 
 
 def check_means_the_same(folder: MlxFolder, args: Any) -> None:
-    """Raise `CaptureError` where mlx-lm reads the config as another model. `args`: what it made of the config."""
+    """Raise `CaptureError` if mlx-lm reads the config as another model. `args`: what it made of the config."""
     _check_rope(folder, args)
     for field in fields(args):
         name, taken = field.name, getattr(args, field.name)
@@ -196,7 +196,7 @@ def caution_of(folder: MlxFolder) -> str:
 
 
 def _check_rope(folder: MlxFolder, args: Any) -> None:
-    """`rope_parameters`, which transformers 5 writes, against what mlx-lm took from `rope_theta` and others."""
+    """Compare `rope_parameters`, which transformers 5 writes, with what mlx-lm read from `rope_theta` and others."""
     rope = folder.text.get("rope_parameters")
     if not isinstance(rope, dict) or not rope or hasattr(args, "rope_parameters"):
         return
@@ -216,7 +216,7 @@ def _check_rope(folder: MlxFolder, args: Any) -> None:
 
 
 def _config_error(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
-    """The sentence: what the config says, what mlx-lm makes of it, and which field to add."""
+    """Return the sentence: what the config has, what mlx-lm makes of it, and which field to add."""
     known = {name: value for name, value in add.items() if value is not Missing}
     what = ", ".join(f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in known.items())
     do = f"Add {what} to config.json." if known else "Use a config.json that mlx_lm.convert takes as it is."
@@ -228,7 +228,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _by_transformers(folder: MlxFolder, name: str) -> Any:
-    """A field of the config as transformers reads it; `Missing` where it knows neither field nor model."""
+    """Return a field of the config as transformers reads it; `Missing` if it knows neither field nor model."""
     from transformers import AutoConfig  # the menu asks whose a folder is, and brings no transformers
 
     try:

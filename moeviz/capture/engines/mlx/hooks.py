@@ -93,7 +93,7 @@ def host(array: Any) -> np.ndarray:
 
 
 def _hook_block(hooks: BlockHooks, block: MoeBlock) -> None:
-    """Give the modules of a block classes of their own, which record what goes on in them."""
+    """Give the modules of a block classes of their own, which record what they do."""
     now: list[_Call] = []  # the call that goes on, if any
     _wrap_call(block.module, _block_call(hooks, block, now))
     _wrap_call(block.experts, _experts_call(block, now))
@@ -111,7 +111,7 @@ Call = Callable[..., Any]
 
 
 def _wrap_call(module: Any, call: Call) -> None:
-    """Let only this module answer by `call(own, module, …)`, where `own` is its own `__call__`."""
+    """Make only this module answer by `call(own, module, …)`, where `own` is its own `__call__`."""
     kind = type(module)
     own = kind.__call__
 
@@ -164,14 +164,14 @@ def _figures(answer: Any, weights: Any, stream: Any) -> tuple[Any, bool]:
 
 
 def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
-    """Return random answers that outweigh whatever else the block adds, and the most that this may be."""
+    """Return random outputs that outweigh all else that the block adds, and the most that this may be."""
     most = mx.max(mx.abs(out.astype(mx.float32)))
     factor = LOUD.get(str(out.dtype), LOUD_ELSEWHERE) * (1 + most)
     return mx.random.normal(call.own.shape, dtype=mx.float32, key=mx.random.key(0)) * factor, 2 * most
 
 
 def _misfit(noise: Any, weights: Any, noisy: Any, most: Any) -> tuple[Any, Any]:
-    """Return the distance of the output from the weighted sum of the answers, and the largest distance allowed."""
+    """Return the distance of the output from the weighted sum of the experts', and the largest distance allowed."""
     slots, width = noise.shape[-2:]
     wanted = (noise.reshape(-1, slots, width) * weights[..., None]).sum(axis=-2)
     error = mx.max(mx.abs(noisy.astype(mx.float32).reshape(-1, width) - wanted))

@@ -24,7 +24,7 @@ lm, caches, switch_layers = (Later(f"mlx_lm.{part}") for part in ("utils", "mode
 
 
 def need_mlx() -> None:
-    """Raise `CaptureError` where MLX cannot be imported, with what to do."""
+    """Raise `CaptureError` if MLX cannot be imported, with what to do."""
     for later in (mx, nn, trees, lm, caches, switch_layers):
         try:
             import_module(later.module)

@@ -81,7 +81,7 @@ def check_runs(folder: MlxFolder, model: Any, hooks: BlockHooks) -> None:
         why = cut(str(error), LONGEST_COMPLAINT)
         if ONLY_FLOAT32 in why:
             why = (
-                "on a CPU it multiplies experts in float32 alone, unless they are quantised. Open it with "
+                "on a CPU it multiplies experts only in float32, unless they are quantised. Open it with "
                 "dtype='float32' (--dtype float32), or take a quantised folder."
             )
         raise CaptureError(f"MLX does not run {quoted(folder.name)} here: {why}") from error
@@ -168,7 +168,7 @@ def _precision(tensors: Sequence[Tensor]) -> str:
 
 
 def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[MoeBlock]) -> ParameterCounts:
-    """Parameters by part; a matrix that serves as input and output embedding counts once, since mlx-lm has it once."""
+    """Count parameters by part; a matrix that serves as input and output embedding counts once, as in mlx-lm."""
     homes = {id(module): path for path, module in model.named_modules()}
     part_of = {f"{homes[id(block.module)]}.": "routers" for block in blocks}  # and its selection bias, if it has one
     part_of |= {f"{homes[id(module)]}.": "shared_experts" for block in blocks for module in block.shared}

@@ -33,8 +33,8 @@ class ServedAnswer:
 
     part: SequenceRouting
     new: int  # tokens that were generated, the last one too
-    prompt: Any = None  # ids of the tokens that were read; None where the server was given ids, and counts them
-    model: Any = None  # the name that the answer gives its model; None where it gives none
+    prompt: Any = None  # ids of the tokens that were read; None if the server was given ids, and counts them
+    model: Any = None  # the name that the answer gives its model; None if it gives none
     reason: Any = None  # why the server ended, in its own word
     caution: str = ""
 
@@ -168,7 +168,7 @@ def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], 
         return given, ""
     if top_k == 1 and empty.any():
         raise CaptureError(
-            f"Of layer {int(empty.argmax())} the server gave zeros alone: it is dense, or its first expert was taken. "
+            f"Of layer {int(empty.argmax())} the server gave only zeros: it is dense, or its first expert was taken. "
             "Say which layers have experts: facts=… or moe_layers=… (?moe_layers=1-47 behind the address)."
         )
     if empty.all():

@@ -81,7 +81,7 @@ class Server:
         return status, data
 
     async def _once(self, path: str, body: Any, most: int) -> tuple[int, httpx2.Headers, bytes]:
-        """One question, its answer counted as it comes."""
+        """Ask one question, and count its answer as it comes."""
         method = "GET" if body is None else "POST"
         async with self._http.stream(method, self.where.url + path, json=body) as response:
             if response.headers.get("content-encoding", "identity") != "identity":
@@ -135,7 +135,7 @@ class Server:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """Turn whatever goes wrong on the way into one sentence."""
+        """Turn any error of the connection into one sentence."""
         url = self.where.url
         try:
             yield
@@ -148,7 +148,7 @@ class Server:
         except httpx2.ConnectError as error:
             raise CaptureError(f"No server answers at {url}: {_reason(error)} Is it running there?") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-            raise CaptureError(f"{url} is no address of a server: {_reason(error)}") from error
+            raise CaptureError(f"{url} is not the address of a server: {_reason(error)}") from error
         except (httpx2.HTTPError, httpx2.StreamError, anyio.BrokenResourceError, OSError) as error:
             raise CaptureError(
                 f"The connection to {url} ended before the answer was whole ({type(error).__name__}). The server was "
@@ -164,7 +164,7 @@ async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterato
     headers = {"accept-encoding": "identity", "user-agent": "moeviz"}
     if key:
         if not (key.isascii() and key.isprintable()):
-            raise CaptureError("The key in MOEVIZ_API_KEY is no key: it has characters that no header can have.")
+            raise CaptureError("The key in MOEVIZ_API_KEY is not a key: it has characters that a header cannot have.")
         headers["authorization"] = f"Bearer {key}"
     async with httpx2.AsyncClient(
         headers=headers,
@@ -254,7 +254,7 @@ class DecodedTexts:
         return await to_thread.run_sync(partial(token_texts, _Tokenizer(self._known, decode), ids))
 
     async def _learn(self, several: list[Ids], decode: Decode) -> None:
-        """Ask for all of these at once, and for each of them twice in a row, which `token_texts` compares."""
+        """Ask for all of these at once, and for each of them twice in a row, for `token_texts` to compare."""
         new = list(dict.fromkeys(ids for one in several for ids in (one, one + one) if ids not in self._known))
         if new:
             self._known.update(zip(new, map(text_of, await decode(new)), strict=True))

@@ -227,7 +227,7 @@ class ModelOnServer(EngineModel):
             )
             trace = replace(made, model=info)
         except InvalidTrace as error:
-            raise CaptureError(f"{self.where.url} answered with what is no routing: {error}") from error
+            raise CaptureError(f"{self.where.url} answered with something that is not routing: {error}") from error
         for sentence in filter(None, [odd, *examine(trace)["says"]]):
             log.warning("%s", sentence)
         return trace

@@ -31,13 +31,13 @@ class ServerName:
 
 
 def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -> ServerName:
-    """Take a name apart. `facts` and `told` override what the name says.
+    """Parse a name. `facts` and `told` override what is in the name.
 
     Raises `ModelNotFound` for a name that is not the address of a server.
     """
     address = name.removeprefix(f"{engine}+")
     if len(name) > LONGEST or not is_text(name) or not name.isprintable() or " " in name:
-        raise ModelNotFound(f"{quoted(name)} is no address: it has a space in it, or is endless. {_like(engine)}")
+        raise ModelNotFound(f"{quoted(name)} is not an address: it has a space in it, or is too long. {_like(engine)}")
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
@@ -56,7 +56,6 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
 
 
 def _add_facts(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """Add the facts that the user gives, in the name and in `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}
