@@ -227,7 +227,7 @@ def _why_one_process(settings: Settings) -> str:
 
 
 def process() -> int | None:
-    """Return how many processes were forked before this one; None where nobody forked it."""
+    """Return how many processes were forked before this one; None if nobody forked it."""
     return int(os.environ[PROCESS]) if PROCESS in os.environ else None
 
 

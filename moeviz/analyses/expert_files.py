@@ -28,7 +28,7 @@ SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8",
     "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-# One of a layer's tensors, by what stands before the layer's number and behind it.
+# One of a layer's tensors, by the parts of its name before and after the layer's number.
 IN_LAYER = re.compile(r"(.*?(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.)(\d{1,5})\.(.+)")
 # The ending of a tensor's name gives how it is stored, or what it is to another tensor.
 SUFFIX = re.compile(

@@ -110,7 +110,7 @@ def expert_vectors(
     texts     (label, text) pairs, as `trace_corpus` takes them.
     progress  called with (done, total) after each text. Raise in it to stop.
 
-    The expert's own part alone is looked at: later layers may undo it.
+    Only the expert's own part is examined: later layers may undo it.
 
     Raises `InvalidPrompt` without texts, `CaptureError` for a model whose sums take more than 2 GB of memory, and what
     `trace` raises where outputs are asked for.

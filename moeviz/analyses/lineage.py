@@ -104,7 +104,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
     no expert of that layer of the child is left without a match. Shared experts are left out.
 
-    Raises `ModelNotFound` if there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
+    Raises `ModelNotFound` if there is no checkpoint or it is damaged, and `CaptureError` if there are no experts,
     or the two have none of the same shape.
 
     >>> import moeviz

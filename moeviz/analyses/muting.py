@@ -32,7 +32,7 @@ def muted_by_label(
     progress   called with (done, total) after each text. Raise in it to stop.
 
     One row per layer, expert and label. Columns: layer int32 · expert int16 · label str · texts int64 · tokens int64
-    (that are predicted: all but the first of a text) · loss_change float64 (nats a token, mean: above 0 where the model
+    (that are predicted: all but the first of a text) · loss_change float64 (nats per token, mean: above 0 if the model
     predicts worse without the expert; NaN where no token is predicted) · kl float64 (nats, mean over all tokens: how
     far the distribution of the next token moves).
 

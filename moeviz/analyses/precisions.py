@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from moe_kernels.reference import route_torch
 from moeviz.capture.interventions.precision import NAMES
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.memory import layer_lists
+from moeviz.capture.models.memory import bytes_free, bytes_needed, layer_lists
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.intervening import probe_routers
@@ -142,8 +142,19 @@ def _as_precision(values: Tensor, name: str, rounded: bool) -> Tensor:
 
 
 def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """Return a copy of a model in another precision, in eval mode; see `in_precisions`."""
+    """Return a copy of a model in another precision, in eval mode; see `in_precisions`.
+
+    Raises `CaptureError` if the copy does not fit into the memory.
+    """
     _check_precision(model, name)
+    dtype = name if name in DTYPES else "float32"
+    needed = bytes_needed(sum(parameter.numel() for parameter in model.parameters()), dtype)
+    free = bytes_free(str(model.device))
+    if free is not None and needed > free:
+        raise CaptureError(
+            f"A copy of {type(model).__name__} in {name} needs about {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB "
+            "are free here. “moeviz precision” needs no copy."
+        )
     other: PreTrainedModel = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # type: ignore[arg-type]  # nothing may be drawn where two compare
     if name == "int8":
         with torch.no_grad():

@@ -67,7 +67,7 @@ def route_regret(
                   at most 40 sets, and else "swap"; a number draws that many of them for each token and layer.
     layers        the model's own indices; default: all with routers that choose.
     positions     tokens of each text that are judged, drawn at random; default: all that a token follows.
-    tokens        read only the first so many tokens of each text; default: all, in stretches that fit into the context.
+    tokens        read only this many tokens of each text; default: all, in stretches that fit into the context.
     judge         a better model with the same vocabulary: routes are then scored by the cross-entropy with what it
                   predicts, and not by the token that follows. All experts on are no judge.
     seed          of what is drawn.

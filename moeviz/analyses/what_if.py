@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.analyses.precisions import in_precision
+from moeviz.analyses.precisions import converted, in_precision
 from moeviz.capture.interventions.bias import Bias
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.intervention import Intervention
@@ -141,7 +141,8 @@ def loss_by_precision(
     """How well a model predicts texts in other precisions, and how much of its routing changes.
 
     texts      each read alone; one that is too long for the model's context is refused.
-    names      of `moeviz.analyses.precisions.in_precisions`, beside float32. Needs memory for a second model.
+    names      of `moeviz.analyses.precisions.in_precisions`, beside float32. Weights are converted layer by layer while
+               the model runs, so other threads must not run it meanwhile.
     progress   called with (done, total), in texts read. Raise in it to stop.
 
     One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase
@@ -155,9 +156,10 @@ def loss_by_precision(
     rows: list[tuple[str, int, float, float]] = []
     exact: list[np.ndarray] = []
     for name in names:
-        other, losses, moved = in_precision(runs[0].model, name), [], []
+        losses, moved = [], []
         for at, run in enumerate(runs):
-            trace, logits = read_batch(replace(run, model=other), (), None)
+            with converted(run.model, name):
+                trace, logits = read_batch(run, (), None)
             sets = np.sort(trace.experts, axis=-1)
             exact += [sets] if name == "float32" else []
             ids = run.batch.input_ids[0].to(logits.device)

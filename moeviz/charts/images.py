@@ -9,7 +9,7 @@ from moeviz.image_tokens import IMAGE, TEXT
 
 SIDE = 168  # pixels of the longer side of a panel
 COLUMNS = 4
-NUMBERS = 12  # pixels of a patch from which on it has its expert's number
+NUMBERS = 10  # pixels of a patch from which on it has its expert's number
 PICTURE = "picture"
 
 
@@ -68,7 +68,8 @@ def patch_panels(
     panels = alt.layer(*layers, data=drawn).properties(width=width, height=height)
     order = list(dict.fromkeys(drawn["panel"]))
     facet = alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelPadding=4))
-    return panels.facet(facet=facet, columns=COLUMNS).properties(bounds="flush")
+    drawing = {"embedOptions": {"renderer": "canvas"}}  # SVG is slow past two thousand patches
+    return panels.facet(facet=facet, columns=COLUMNS).properties(bounds="flush", usermeta=drawing)
 
 
 def _coloured(part: pd.DataFrame, experts: int) -> pd.DataFrame:
@@ -92,7 +93,7 @@ def kind_bars(frame: pd.DataFrame) -> alt.Chart:
         color=theme.colour("tokens", (IMAGE, TEXT), theme.PAIR),
         tooltip=theme.tooltip(expert="d", tokens="", share=("share", ".1%")),
     )
-    return chart.properties(height=theme.SHORT)
+    return chart.properties(height=theme.MEDIUM)
 
 
 def kinds_in_words(frame: pd.DataFrame) -> str:

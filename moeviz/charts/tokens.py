@@ -138,7 +138,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _without_expert(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    """Draw words for layers where the token has no expert, or no known one; no mark if there are none."""
+    """Draw words for layers where the token has no expert, or no known one; no mark without such layers."""
     if cells.empty:
         return []
     words = np.where(cells["expert"] == NOT_RECORDED, theme.NOT_RECORDED, "no expert")

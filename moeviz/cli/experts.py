@@ -140,7 +140,6 @@ def _recorded(args: Namespace) -> "RoutingTrace | DatasetStatistics | None":
 
 
 def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
-    """Read the labels in all files together; None if no file is named."""
     if paths is None:
         return None
     import pandas as pd

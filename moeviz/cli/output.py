@@ -82,7 +82,7 @@ def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> 
 
 def keep_when_stopped() -> None:
     """From here on, Ctrl-C ends the reading of texts, and the command goes on with those read so far; again ends it."""
-    with suppress(ValueError):  # only the first thread of a process hears Ctrl-C
+    with suppress(ValueError):  # only the first thread of a process receives Ctrl-C
         signal.signal(signal.SIGINT, _stop_reading)
 
 

@@ -141,7 +141,7 @@ def _served_facts(name: str) -> "ServedModel":
 
 
 def _known(name: str) -> "ServedModel | None":
-    if Path(name).is_dir():  # of which there is no table, and pandas need not be imported
+    if Path(name).is_dir():  # which have no table, so pandas need not be imported
         return None
     from moeviz.serving.memory import known_model
 

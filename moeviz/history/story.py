@@ -55,7 +55,7 @@ class Meters(NamedTuple):
 
     @property
     def parameters(self) -> float:
-        """Times as many parameters in experts as are computed with, all experts of a layer being alike."""
+        """The ratio of all parameters in experts to those computed with, all experts of a layer being alike."""
         return 1 / self.computed
 
 
@@ -297,7 +297,7 @@ def repeats_of_mixtral() -> tuple[float, float]:
 
 
 def meters_of(trace: RoutingTrace) -> Meters:
-    """Experts in a layer, and how many of them are computed for an input on average, by the slots that it fills."""
+    """The number of experts in a layer, and the mean number computed for an input, by the slots that it fills."""
     filled = (trace.experts >= 0).sum(axis=-1) / np.array(trace.model.num_experts)[:, None]
     return Meters(trace.model.num_experts[-1], float(filled.mean()))
 

@@ -93,7 +93,7 @@ def trace_beside(name: str) -> RoutingTrace:
 
 
 def shipped_result(name: str, file: str = SHIPPED) -> Any:
-    """Return the result of training that system that ships in `file`, next to its model."""
+    """Return the result of a trained system that ships in `file`, next to its model."""
     return shipped(kind_of(name), file)
 
 

@@ -37,7 +37,7 @@ def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     together. Columns: layer int32 (the model's own index) · expert int16 · partner int16 · expert_tokens int64 (N_i) ·
     tokens int64 (N_ij) · co_activation float64 (share of the expert's tokens) · chance float64 (the same at random) ·
     lift float64 (co_activation / chance; NaN if chance is 0) · chance_tokens float64 (N_ij expected at random). Raises
-    `InvalidTrace` if each token has only one expert, or if so many experts occur that there are too many pairs.
+    `InvalidTrace` if each token has only one expert, or if too many experts occur.
 
     Source: OLMoE (arXiv 2409.02060), section 5.2, 'Expert co-activation', over all pairs; the random draw is the
     conditional Bernoulli distribution of Chen, Dempster & Liu (1994); lift as in Brin et al. (1997), 'interest'.

@@ -233,7 +233,8 @@ def set_aside(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
 def plain_tokens(trace: RoutingTrace) -> RoutingTrace:
     """Return a trace without special tokens: they have routes of their own."""
     texts = trace.tokens["text"]
-    special = {text for text in texts.unique() if kind_of(text) == SPECIAL and not PART_OF_CHARACTER.search(text)}
+    known = (text for text in texts.unique() if text)  # many sources give ids of experts and no texts
+    special = {text for text in known if kind_of(text) == SPECIAL and not PART_OF_CHARACTER.search(text)}
     return trace.select(tokens=~texts.isin(special).to_numpy()) if special else trace
 
 

@@ -37,20 +37,20 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
     What an expert adds needs a trace or a dataset with outputs; a dataset's sums give no weights, tests or tokens.
     `added` is the mean over an expert's tokens of gate x norm, the saliency of REAP, by which experts are chosen that a
-    model may do without; it is no proof that it can. An expert without a token has no means.
+    model may do without; it is not a proof that it can. An expert without a token has no means.
 
     The kind of text is the label of whose tokens an expert has the largest share, compared with its share of all other
     tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often chance brings such a
     lift of some label: labels are shuffled among texts 999 times (seed 0), each text kept whole, and corrected for all
     experts together (Benjamini and Hochberg). `spec` is 1 less the entropy of its shares of all labels over the
-    logarithm of their number: 0 where it has the same share of each, 1 where it has one label alone. `keeps` are tokens
-    that go to it more than twice as often as others, in two texts at least, where luck brings such a one among all
+    logarithm of their number: 0 where it has the same share of each, 1 where it has only one label. `keeps` are tokens
+    that go to it more than twice as often as others, in two texts at least, if chance brings such a one among all
     tokens and all experts of the layer at most once in twenty times.
 
     `role`: a specialist has a kind with a lift of 2 or more and q of at most 5%, and spec of 0.25 or more: it has
     effectively at most half of 15 kinds. An expert of a standing committee has at least 1.5 times a uniform share, and
     is among the k experts with the largest share of a kind (k: slots of a token) for 80% of the kinds; of such, those
-    that no other beats in the mean of its ranks and in their variance. It is told only where unrelated ranks would give
+    that no other beats in the mean of its ranks and in their variance. It is named only if unrelated ranks would give
     a layer such an expert at most once in twenty times. A generalist is neither, and has between 1 / 1.5 and 1.5 times
     its mean share of every kind. arXiv 2601.03425 finds committees that take most of the routing, arXiv 2604.05267
     experts of domains; a model may have both, or neither. `super`: its greatest activation is above the 99.5th
@@ -65,7 +65,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
     Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
     (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens instead of mean weights,
-    with the effect and the luck beside it; spec as in the atlas of experts of colibri (analyze.py).
+    with the effect and the chance level next to it; spec as in the atlas of experts of colibri (analyze.py).
     """
     frame, counts = all_experts(trace), trace.counts()
     there = np.arange(counts.assignments.shape[2]) < np.array(trace.model.num_experts)[:, None]

@@ -81,7 +81,7 @@ def placement_imbalance(trace: Counted, devices: int | None = None, copies: int 
 
 
 def placement_sizes(trace: Counted, row: int, devices: int | None, copies: int | None) -> tuple[int, int]:
-    """Devices and copies, given or usual, after a check that they fit this layer."""
+    """Return devices and copies, given or usual, after a check that they fit this layer."""
     num_experts = trace.model.num_experts[row] - trace.model.zero_experts
     where = f"Layer {trace.model.layers[row]} has {num_experts} expert{'s' * (num_experts != 1)}"
     if devices is None:

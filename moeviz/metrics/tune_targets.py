@@ -1,4 +1,4 @@
-"""Which experts to fine-tune for a task: those that its texts use most, as far as they use them more than others do."""
+"""The experts to fine-tune for a task: those that its texts use most, and more than other texts do."""
 
 import numpy as np
 import pandas as pd

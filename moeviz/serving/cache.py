@@ -299,7 +299,7 @@ def shared_cache(
     """The hit rate of one cache for the experts of all layers, as in `expert_cache`, by its number of slots.
 
     Steps run layer by layer within each token, so an expert is an expert of one layer. One row per number of slots
-    (by default, as many as 1 … E - 1 experts a layer would take). Columns: slots int64 · per_layer float64 (slots / L)
+    (by default, as many as 1 … E - 1 experts per layer need). Columns: slots int64 · per_layer float64 (slots / L)
     · requests, compulsory int64 · chance float64 · for each policy its rate and its `_warm` rate, over the tokens from
     T // 2 on. Only tokens that are recorded at every layer count.
 

@@ -27,6 +27,7 @@ from moeviz.capture.record import kernel_parity
 from moeviz.capture.record.private_names import running_device
 from moeviz.capture.recorders import CaptureJob, why_hooks
 from moeviz.capture.routers.geometry import nearest_by_weights
+from moeviz.capture.run.prompts import Batch
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, ModelNotFound
@@ -152,7 +153,8 @@ def test_a_model_that_is_brought_to_a_gpu_runs_there():
     cpu_offload(model, CPU)
     assert model.device.type == "meta" and running_device(model) == CPU
     job = MagicMock(CaptureJob, request=CaptureRequest(tuple(PROMPTS)))
-    job.run.model = model
+    job.run.model, ids = model, torch.ones(1, 3, dtype=torch.long)
+    job.run.batch = Batch(ids, ids)
     assert why_hooks(job) == ""
     for part in filter(lambda part: hasattr(part, "_hf_hook"), model.modules()):
         part._hf_hook = SimpleNamespace(execution_device="cuda:0")

@@ -84,7 +84,7 @@ def test_every_option_has_words_and_all_words_of_the_table_are_of_an_option(comm
 
 
 # What an option of `moeviz trace` changes beside the request and the loading of the model, or what must be a file.
-OF_THE_OUTPUT = {"output", "json", "prompt", "prompt_file", "image", "messages"}
+OF_THE_OUTPUT = {"output", "json", "all", "prompt", "prompt_file", "image", "messages"}
 NEEDS = {"system": ["--chat"], "sample_top_k": ["--temperature", "1"], "top_p": ["--temperature", "1"]}
 NEEDS["num_return_sequences"] = ["--num-beams", "9"]
 WORDS = {"cache": "static", "dtype": "float16", "decoding": "checkpoint", "top_p": "0.5", "temperature": "0.5"}

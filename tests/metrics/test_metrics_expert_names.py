@@ -142,6 +142,12 @@ def test_an_expert_with_half_of_all_tokens_is_named_by_what_it_takes_more_often(
     assert names_by_chance(trace, 4) == [0] * 4
 
 
+def test_a_trace_without_texts_of_tokens_keeps_its_tokens():
+    trace = of_kinds(["French", "SQL"], {"French": 1, "SQL": 5})
+    silent = replace(trace, tokens=trace.tokens.assign(text=pd.Series("", trace.tokens.index, dtype="str")))
+    assert expert_names(silent).query("holds")["name"].tolist() == ["French", "SQL"]
+
+
 def test_one_text_has_no_half_to_set_aside(trace):
     with pytest.raises(MissingField):
         expert_names(trace.select(tokens=(trace.tokens["sequence"] == 0).to_numpy()))

@@ -140,7 +140,7 @@ def served_facts(name: str) -> ServedModel:
 
 
 def memory(name: str, how: LoadOptions) -> tuple[int, int | None]:
-    """Bytes that a model takes, and bytes that are free for it where it is to go (None: the system does not say)."""
+    """Bytes that a model needs, and bytes that are free for it on its device (None: the system does not say)."""
     bring_torch()
     from moeviz.capture.models.memory import bytes_free, bytes_needed
 

@@ -1,6 +1,4 @@
-"""Ready beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
-server's own files.
-"""
+"""Ready for all visitors: traces that ship, names of their experts, first texts, and a server's own files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import wraps
@@ -49,7 +47,7 @@ def opened_files() -> Iterator[tuple[str, Opened]]:
 
     Runs and datasets are left out.
 
-    Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
+    Raises `InvalidTrace` if one holds nothing, and `MoevizError` where it cannot be read any more.
     """
     files = (path for path in settings.SETTINGS.files if not is_run(path) and not is_dataset(path))
     return ((Path(path).name, _in_file(path)) for path in files)
@@ -154,7 +152,7 @@ def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFr
     """Return names of a model's experts, as `expert_names` has them: the same wherever they are shown.
 
     Our own models have them from the held-out texts that ship; others from the first of these `opened` traces that is
-    of the model and has labels, or else several texts. None where nothing names them.
+    of the model and has labels, or else several texts. None if nothing names them.
     """
     if (texts := usual(model)) is not None:
         return names_in(texts)

@@ -215,7 +215,7 @@ def _measure(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
         return chart.measure(traces)
     except MissingField as why:
-        return why  # shown in place of the drawing
+        return why  # shown instead of the drawing
 
 
 def _report_balance_in_training(traces: Several) -> None:

@@ -19,7 +19,8 @@ from moeviz_app.widgets.messages import explained, say
 
 KINDS = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 KEPT = 8  # images of a visit
-PANELS = 11  # layers at a time, with the picture three rows of four
+PANELS, FEW = 11, 3  # layers at a time: with the picture three rows of four, or one row where patches are many
+MANY = 400  # patches
 SHOWN = 512  # pixels of the longer side of the picture in a browser
 NO_NAMES = (
     "An untrained router sorts patches by their colour already, so these shares and colours alone do not show that an "
@@ -86,7 +87,8 @@ def _panels(trace: RoutingTrace, number: int, views: list[str]) -> None:
         if len(views) > 1:
             view = st.segmented_control("View", views, default=view, key="view of the image", required=True)
         layers = trace.model.layers
-        stretches = [layers[start : start + PANELS] for start in range(0, len(layers), PANELS)]
+        step = PANELS if int((trace.tokens["view"] == view).sum()) <= MANY else FEW
+        stretches = [layers[start : start + step] for start in range(0, len(layers), step)]
         part = stretches[0]
         if len(stretches) > 1:
             part = st.selectbox("Layers", stretches, format_func=lambda of: f"{of[0]} to {of[-1]}", key="layers of it")
@@ -106,8 +108,8 @@ def _panels(trace: RoutingTrace, number: int, views: list[str]) -> None:
         with st.container(key="patches"):  # which scrolls sideways on a phone
             altair_chart(drawn, alt="Each patch in its first expert's colour, by layer", width="content")
         st.caption(
-            "Each patch has the colour and the number of its first expert; point at one to find it in every layer. "
-            "In every layer the colours are dealt out anew: the same colour in two layers is two experts."
+            "Each patch has the colour of its first expert. Point at one for the expert and its weight, and to find it "
+            "in every layer. The same colour in two layers is two experts."
             + ("" if picture else " The trace keeps no pixels, so the picture itself is not here.")
         )
 

@@ -108,7 +108,6 @@ def _decoding_of_checkpoint(disabled: bool) -> str | None:
 
 
 def _loading() -> dict[str, Any]:
-    """Ask for the dtype and the device of the model, and whose code runs its routers."""
     for key, label, placeholder in (
         (session.DTYPE, "dtype", "as the checkpoint says"),
         (session.DEVICE, "Device, as accelerate names it", "a GPU if there is one"),

@@ -154,7 +154,6 @@ class Picture:
 
 
 def _strip_so_far(trace: RoutingTrace) -> None:
-    """Draw the newest tokens, coloured as they will be; read-only."""
     layer = session.value(session.LAYER)
     if layer not in trace.model.layers:
         layer = session.middle_layer(trace)

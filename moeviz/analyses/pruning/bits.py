@@ -1,4 +1,4 @@
-"""Bits for experts, judged: what rounding each alone costs on some texts, and a plan under a budget on others."""
+"""Bits for experts, judged: the cost of rounding each by itself on some texts, and a plan under a budget on others."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,7 +37,7 @@ Codes = Mapping[tuple[int, int], int]  # by layer and expert
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsStudy:
-    """The cost of rounding experts, a plan for a budget, and how it does beside others of its size."""
+    """The cost of rounding experts, a plan for a budget, compared with others of its size."""
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
@@ -46,7 +46,7 @@ class BitsStudy:
     plans: pd.DataFrame
     bits: tuple[int, int]  # few, many
     budget: float  # mean bits of a weight of an expert
-    loss: float  # of the whole model on the texts that judge, nats a token
+    loss: float  # of the whole model on the texts that judge, nats per token
     calibrated: Texts
     judged: Texts
     seed: int
@@ -73,9 +73,9 @@ def bits_study(
 ) -> BitsStudy:
     """Measure what fewer bits cost each expert, plan bits for a budget, and judge the plan on texts it was not made on.
 
-    The texts are divided by `split`. On the first half each expert alone, or all experts of a layer, is rounded in
+    The texts are divided by `split`. On the first half each expert by itself, or all experts of a layer, is rounded in
     memory (`rounded_in_groups`: 32 weights in a row share a step, as in llama.cpp's Q4_0) to few and to many bits. On
-    the other half whole plans are judged: experts' weights alone are rounded, and nothing else. Meanwhile no other
+    the other half whole plans are judged: only experts' weights are rounded. Meanwhile no other
     thread may run the model. Afterwards every weight is as it was, to the bit.
 
     bits       few, many: each from 2 to 8.
@@ -88,13 +88,13 @@ def bits_study(
                rounding costs there.
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
-    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
                measured on the texts that were read with all changes.
 
     `units` of the result has one row per expert, or per layer with expert -1. Columns: layer int32 · expert int16 ·
     tokens int64 (that came to it) · weights int64 (how many it has) · super bool (a Super Expert, or has one) ·
-    loss_few, loss_many, kl_few, kl_many float64 (nats a token, of the texts that calibrate: the loss above the whole
+    loss_few, loss_many, kl_few, kl_many float64 (nats per token, of the texts that calibrate: the loss above the whole
     model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
     alone rounded to few and to many bits) · bits int64 (by the plan "kl").
 
@@ -162,7 +162,7 @@ def bits_study(
 
 
 def _of_experts(trace: RoutingTrace, matrices: Matrices) -> pd.DataFrame:
-    """Tokens of each expert that computes, and whether it is a Super Expert."""
+    """Return the tokens of each expert that computes, and whether it is a Super Expert."""
     counts = trace.counts().assignments[0]
     assert trace.outputs is not None, "asked for"
     greatest = trace.outputs.arrays()["greatest"]
@@ -187,7 +187,7 @@ def _units(of_experts: pd.DataFrame, matrices: Matrices, units: str) -> pd.DataF
 
 
 def _reached(trace: RoutingTrace, frame: pd.DataFrame) -> np.ndarray:
-    """(texts, units) whether a text has a token of a unit; elsewhere rounding it changes nothing."""
+    """Return (texts, units) whether a text has a token of a unit; elsewhere rounding it changes nothing."""
     sequence = trace.tokens["sequence"].to_numpy()
     row_of = {layer: row for row, layer in enumerate(trace.model.layers)}
     found = np.zeros((int(sequence.max()) + 1, len(frame)), bool)
@@ -198,7 +198,7 @@ def _reached(trace: RoutingTrace, frame: pd.DataFrame) -> np.ndarray:
 
 
 def _codes(plan: Bits, matrices: Matrices, codes: int | None = None) -> Codes:
-    """How many codes each expert's weights have: by its bits, or those of its layer; or as many for all."""
+    """Return the number of codes of each expert's weights: by its bits, or those of its layer; or one for all."""
     return {
         (layer, expert): codes or 2 ** plan[(layer, expert) if (layer, expert) in plan else (layer, -1)]
         for layer, experts in matrices.items()
@@ -223,7 +223,7 @@ def _each_alone(
     bits: tuple[int, int],
     steps: Steps,
 ) -> dict[str, np.ndarray]:
-    """Columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
+    """Return columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
     sums, count = np.zeros((2, 2, len(frame))), 0
     for text, has in zip(texts, reached, strict=True):
         run, added = prepare(model, CaptureRequest((text,))), np.zeros_like(sums)
@@ -254,7 +254,7 @@ def _log_probabilities(run: ModelInput) -> Tensor:
 
 
 def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
-    """The summed loss of a text's tokens but the first."""
+    """Return the summed loss of a text's tokens except the first."""
     following = run.batch.input_ids[0, 1:].to(log_probabilities.device)
     return -float(log_probabilities[:-1].gather(1, following[:, None]).double().sum())
 
@@ -262,7 +262,7 @@ def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
 def _losses(
     model: LoadedModel, texts: Sequence[str], plans: Sequence[Codes], matrices: Matrices, steps: Steps
 ) -> tuple[np.ndarray, int]:
-    """Summed losses (plans,) in nats, and predicted tokens."""
+    """Return summed losses (plans,) in nats, and predicted tokens."""
     runs = [prepare(model, CaptureRequest((text,))) for text in texts]
     count = sum(len(run.batch.input_ids[0]) - 1 for run in runs)
     if not count:
@@ -277,7 +277,7 @@ def _losses(
 
 
 def _table(plans: Sequence[tuple[str, float]], losses: np.ndarray, count: int) -> pd.DataFrame:
-    """One row per plan from summed losses (1 + plans,), the whole model's first."""
+    """Make one row per plan from summed losses (1 + plans,), the whole model's first."""
     whole, *others = losses / count
     frame = pd.DataFrame(plans, columns=["plan", "bits"]).assign(tokens=count, loss=others)
     frame["loss_increase"] = frame["loss"] - whole

@@ -1,4 +1,4 @@
-"""The cost of cutting experts: some texts choose them, and the loss of others judges, beside experts cut at random."""
+"""The cost of cutting experts: some texts choose them, and the loss of others judges, next to experts cut at random."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,24 +71,24 @@ def pruning_curve(
     judge      another checkpoint of the model, which is cut and judged instead; the fresh choice is by its own scores.
     draws      random choices of experts, with which the others are compared.
     seed       of the division of the texts, and of these.
-    by_kind    a criterion by which experts are also chosen by each kind of text alone, and judged on each kind: whose
+    by_kind    a criterion by which experts are also chosen by each kind of text, and judged on each kind: whose
                calibration decides?
-    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     replaced_by "next best": routers choose as if the model did not have the cut experts. "mean output": they choose as
                ever, and a cut expert gives every token its mean output over the texts that chose (MoNE, arXiv
                2507.00390); no checkpoint of transformers' holds that.
     progress   called with (done, total), in texts read. Raise in it to stop; after `StopReading`, those texts judge, or
                choose, that were read with all cuts.
 
-    `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged; those of all
-    texts alone are given by `cost_of_cuts`. Columns:
+    `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged;
+    `cost_of_cuts` gives only those of all texts. Columns:
     criterion str · cut int64 (experts per layer) · share float64 (of a layer's experts; of the mean layer where they
     differ) · chosen_on, judged_on str (a kind of text, "all texts", or, of the fresh choice, "texts like those that
     judge") · tokens int64 (predicted in the texts that judged) · loss, loss_increase float64 (nats per token: with the
     experts cut, and above the whole model) · sd float64 (of the increase over the draws at random; NaN elsewhere).
     `in_all` has the same of `cut_total`: cut is the total, and per_layer str what each layer loses ("" at random).
 
-    Raises `CaptureError` where a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
+    Raises `CaptureError` if a layer cannot lose this many experts, or moeviz cannot let a router choose again or see
     experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
 
     >>> import moeviz
@@ -193,7 +193,7 @@ def split_other(texts: Iterable[tuple[str, str]], chose: Texts, seed: int = 0) -
 
 
 def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
-    """Between what experts of each layer can be cut. Raises `CaptureError` for routers that cannot choose again."""
+    """Return the limits on cutting experts, by layer. Raises `CaptureError` for routers that cannot choose again."""
     found = {}
     for probed in probe_routers(prepare(model, CaptureRequest(("a b c",)))):
         limits, router = router_limits(probed), probed.router
@@ -203,7 +203,7 @@ def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
 
 
 def as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, str]]:
-    """The stretches of each text, or the first one alone, of so many tokens."""
+    """Cut each text into stretches of this many tokens, or only the first one."""
     for label, text in texts:
         stretches = fitting_stretches(model, text, tokens)
         yield from ((label, stretch) for stretch in (stretches if tokens is None else stretches[:1]))
@@ -216,7 +216,7 @@ class Steps:
         self.progress, self.done, self.total = progress, 0, total
 
     def of_first(self, done: int, _total: int) -> None:
-        """The first texts, whose number alone is known then."""
+        """The first texts, of which only the number is known then."""
         self.done = done
         self.tell()
 
@@ -239,7 +239,7 @@ class _Cuts:
         self.asked: dict[tuple[str, str, bool, int], list[int]] = defaultdict(list)  # -> places; see `add_one`
 
     def add(self, order: Order, cuts: Sequence[int], of: tuple[str, str]) -> None:
-        """Ask for the first so many of an order."""
+        """Ask for several cuts of an order, each of its first experts."""
         for count in cuts:
             self.add_one(first_to_go(order, count), count, False, of)
 
@@ -253,7 +253,7 @@ class _Cuts:
         return [dict(key) for key in self.places]
 
     def rows(self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
+        """Return rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
         masks = {ALL: np.ones(len(kinds), bool)}
         if len(names := dict.fromkeys(kinds)) > 1:
             masks |= {kind: np.array(kinds) == kind for kind in names}
@@ -271,7 +271,7 @@ class _Cuts:
                 yield criterion, count, chosen_on, judged_on, tokens, *figures, text, in_all
 
     def drawn(self, losses: np.ndarray, counts: np.ndarray) -> dict[tuple[bool, int], tuple[float, ...]]:
-        """The increase of the loss for each draw at random, by whether the number is of all layers, and the number."""
+        """Return the loss increase of each draw at random, by whether the number is of all layers, and the number."""
         nats = (losses.sum(axis=1) - losses.sum(axis=1)[0]) / counts.sum()
         of = {key[2:]: places for key, places in self.asked.items() if key[0] == RANDOM}
         return {key: tuple(nats[[1 + place for place in places]].tolist()) for key, places in of.items()}

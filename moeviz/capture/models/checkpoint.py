@@ -52,7 +52,7 @@ _WHILE_READING = _WhileReading()
 
 
 def check_weights(name: str, loading: dict[str, Any]) -> None:
-    """Raise `ModelNotFound` if `loading`, transformers' report, has weights missing or of another shape."""
+    """Raise `ModelNotFound` if `loading`, transformers' report, lists weights that are missing or of another shape."""
     missing, mismatched = loading["missing_keys"], loading["mismatched_keys"]
     shapes = [f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in mismatched]
     troubles = []

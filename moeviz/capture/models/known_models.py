@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moeviz.parameters import active_parameters
 
-if TYPE_CHECKING:  # whoever asks for the published figures alone need not wait for them
+if TYPE_CHECKING:  # the published figures by themselves need not wait for them
     import pandas as pd
     from transformers import PreTrainedConfig
 

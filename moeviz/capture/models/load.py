@@ -106,7 +106,7 @@ def load_model(
 
     Raises
     ------
-    ModelNotFound: there is no model there, its files are damaged, or its checkpoint lacks weights of the model.
+    ModelNotFound: no model is there, its files are damaged, or its checkpoint lacks weights of the model.
     CaptureError: a dense model, or one that moeviz cannot record, or that does not fit into memory; known from its
     config, before any weights are loaded.
 
@@ -317,7 +317,7 @@ def _processor(name: str, source: str, model: PreTrainedModel, revision: str | N
         with explained(f"The processor of {quoted(name)} did not load"):
             found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)
     except ModelNotFound as error:
-        log.info("%s It reads text alone.", error)
+        log.debug("%s", error)  # who gives it an image is told
         return None
     return found if isinstance(found, ProcessorMixin) else None
 

@@ -209,7 +209,7 @@ def _with_experts(config: PreTrainedConfig, number: int) -> PreTrainedConfig:
 
 
 def _embeddings(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The embeddings by part; the input embedding last, so that it owns a matrix that serves as both."""
+    """Return the embeddings by part; the input embedding last, so that it owns a matrix that serves as both."""
     found = {"output_embedding": model.get_output_embeddings(), "input_embedding": model.get_input_embeddings()}
     return {part: home for part, home in found.items() if home is not None}
 

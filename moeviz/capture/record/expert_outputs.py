@@ -331,7 +331,7 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
 
 
 def _masked(experts: nn.Module, given: list, answer: Tensor, _answer: Any, _router: Router) -> SlotOutputs:
-    """A dictionary of experts that is given a mask (N, 1, E) of the one expert that took a row."""
+    """Read a dictionary of experts, called with a mask (N, 1, E) of the one expert that took a row."""
     hidden, mask, weights = given
     ids = mask.argmax(-1).masked_fill(mask.sum(-1) == 0, NO_EXPERT)
 

@@ -260,7 +260,7 @@ class ShardStatistics:
         return bins.reshape(len(self.labels), width)
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
-        """Every table but `texts`, by name."""
+        """All tables except `texts`, by name."""
         layer, names = np.asarray(self.model.layers, np.int32), np.array(list(self.labels), object)
         load, E = self.load[..., : self.E], self.E
         d, r, e = np.nonzero(load)

@@ -209,7 +209,7 @@ class Muted(NamedTuple):
     """Experts that a visitor has muted, and what came of it."""
 
     experts: tuple[Place, ...] = ()  # layer and expert
-    trace: RoutingTrace | None = None  # of the same tokens; None where nothing is muted
+    trace: RoutingTrace | None = None  # of the same tokens; None if nothing is muted
     asked: int = 0  # the number of requests for other mutes that the page has received
 
 

@@ -106,7 +106,7 @@ def stops_of(folder: MlxFolder, own: int | None) -> frozenset[int]:
 
 
 HEADS = ("lm_head", "output", "head")  # how models call what turns the last state into logits
-# Beside a packed weight; and what transformers keeps as a buffer, since no gradient moves it.
+# Next to a packed weight; and buffers of transformers, which no gradient moves.
 NO_PARAMETERS = ("scales", "biases", "global_scale", "e_score_correction_bias")
 UINT32 = 32  # bits, into which MLX packs quantised weights
 LITTLE = 100  # norms and the like are less than one part in this many: their precision is not named
