@@ -99,7 +99,7 @@ KINDS = ("bytes", "tracing", "memory", "analyses", "estimate")
 
 
 def column_bytes(folder: Path) -> dict[str, float]:
-    """Bytes of a dataset: of columns of ids, of weights, and of everything; and how many ids there are."""
+    """Bytes of a dataset: of columns of ids, of weights, and of everything; and the number of ids."""
     from pyarrow import parquet
 
     from moeviz import read_dataset

@@ -115,7 +115,7 @@ def plan_dispatch_torch(experts: Tensor, num_experts: int, tile: int) -> Plan:
 
 
 def run_experts_torch(x: Tensor, gate_up: Tensor, down: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-    """Every token through its experts, one at a time, in float64: (T, D) float64; see `run_experts`."""
+    """Run every token through its experts, one at a time, in float64: (T, D) float64; see `run_experts`."""
     out = torch.zeros(x.shape, dtype=torch.float64)
     for token, (ids, factors) in enumerate(zip(experts.tolist(), weights.double(), strict=True)):
         for expert, factor in zip(ids, factors, strict=True):

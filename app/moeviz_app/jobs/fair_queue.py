@@ -333,7 +333,7 @@ def _runs(number: int) -> str:
 
 
 def _start(go: Callable[[], None]) -> None:
-    """A thread, or `Busy` where the system gives no more of them."""
+    """Start a thread; raise `Busy` if the system has no more of them."""
     try:
         threading.Thread(target=go, name="moeviz-worker", daemon=True).start()
     except RuntimeError as error:

@@ -157,20 +157,6 @@ def chats(name: str, how: model_catalog.LoadOptions) -> bool:
     return loaded.chats if _is_of_an_engine(loaded) else bool(getattr(loaded.tokenizer, "chat_template", None))
 
 
-def added_by_template(name: str, how: model_catalog.LoadOptions, prompt: str, system: str | None) -> list[int]:
-    """Return the tokens of a chat turn that its template added; none if that cannot be known."""
-    loaded = _in_memory(name, how)
-    if loaded is None or not chats(name, how):
-        return []
-    from moeviz.capture.run.prompts import added_by_template
-
-    if _is_of_an_engine(loaded):
-        added = loaded.added_by_template(prompt, system)
-    else:
-        added = added_by_template(loaded.tokenizer, prompt, system)
-    return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
-
-
 def forget_models() -> None:
     """Let the models go that nobody uses: for tests."""
     _models.forget()

@@ -195,7 +195,7 @@ def offer_plan(
     placed: pd.DataFrame | None,
     counted_of: int | None = None,
 ) -> None:
-    """Where each expert goes, as a file for the engine that is chosen. `placed`: as for `make_plan`."""
+    """Offer the plan as a file for the chosen engine. `placed`: as for `make_plan`."""
     if counted_of is not None and counted_of > len(trace.model.layers):
         counted = len(trace.model.layers)
         say(f"No plan: an engine asks for all {counted_of} layers, and {counted} of them were counted.")

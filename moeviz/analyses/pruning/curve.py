@@ -193,7 +193,7 @@ def split_other(texts: Iterable[tuple[str, str]], chose: Texts, seed: int = 0) -
 
 
 def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
-    """Between what experts of each layer can be cut. Raises `CaptureError` for routers that cannot choose again."""
+    """Return the limits on cutting experts, by layer. Raises `CaptureError` for routers that cannot choose again."""
     found = {}
     for probed in probe_routers(prepare(model, CaptureRequest(("a b c",)))):
         limits, router = router_limits(probed), probed.router

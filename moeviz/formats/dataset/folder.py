@@ -81,7 +81,7 @@ class DatasetFolder:
 def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator[DatasetFolder]:
     """Begin a dataset, or go on with the one that is there; in a folder as its only driver.
 
-    Raises `MoevizError` if another driver is at it, if there is one already and `resume` is not set, and if what is
+    Raises `MoevizError` if another driver writes it, if there is one already and `resume` is not set, and if what is
     there is of other texts, weights or settings.
     """
     check_begun(path, resume)

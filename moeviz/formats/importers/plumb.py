@@ -1,4 +1,4 @@
-"""plumb's reports and snapshots: how often each expert was chosen. Experts that never were are missing.
+"""plumb's reports and snapshots: the choices of each expert. Experts that were never chosen are missing.
 
 Layers are numbered from 0. Counts are of the last 1,000 passes.
 """

@@ -22,7 +22,7 @@ from moeviz.text import quoted
 log = logging.getLogger("moeviz.formats")
 OTHER_SUFFIXES = (".jsonl", ".npy", ".bin", ".gguf", ".safetensors")  # of single files that hold no pickle
 OURS = (b'"moeviz trace v', b'"moeviz counts v')
-# In the order in which a file is held against them.
+# In the order in which a file is compared with them.
 MODULES = (
     "prime_rl",
     "megatron_response",

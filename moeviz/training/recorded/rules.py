@@ -87,7 +87,7 @@ def _may_be(rule: str, value: Any) -> bool:
 
 
 def as_json(rules: Rules) -> dict[str, Any]:
-    """The rules, for a file."""
+    """Return the rules as a file has them."""
     return asdict(rules)
 
 
