@@ -3,12 +3,13 @@
     python -m benchmarks.capture [--rounds N] [--before FOLDER]
 
 All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
-ratio to the bare forward of the same round, with the middle half of the rounds. "1 token" is a decode step: one token
-after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for all
-steps of a generation at once; then comes the cost of attaching, and at last that of `direct_attribution` of a text,
-compared with a forward of that text.
+ratio to the bare forward of the same round, with the middle half of the rounds, and the ratio of the fastest, which
+other work on the machine moves least. All is CPU time of the thread that computes. "1 token" is a decode step: one
+token after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for
+all steps of a generation at once; then comes what attaching costs, then whole calls, from the text to the trace or to
+the table, with all that `moeviz.trace` and `direct_attribution` do, next to a forward of that text.
 
-    bare only the model
+    bare                    the model alone
     moeviz                  listen(): expert ids and weights
     moeviz + logits         listen(keep_logits=True)
     moeviz + outputs        listen() and each expert's output, for which the experts run twice
@@ -18,8 +19,7 @@ compared with a forward of that text.
     kernels + logits        fused(keep_logits=True)
 
 With an older checkout's folder, printed is instead of that the CPU time of a forward now / before, of the ways that
-both have: they take turns, forward by forward, in a process each. It is the median of the ratios of two that ran one
-after the other, the middle half, and the ratio of the fastest, which other work on the machine moves least.
+both have: they take turns, forward by forward, in a process each.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.kernel_recording import kernels_recording
 from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.trace import trace
 from moeviz.labelled_texts import texts_that_ship
 
 LENGTHS = (1, 64, 512)
@@ -136,21 +137,21 @@ WAYS = {
 }
 
 
-def measure(model, tokens: int, rounds: int) -> dict[str, tuple[list[float], int]]:
-    """Ratios to the bare forward, one a round, and bytes kept, for each way."""
+def measure(model, tokens: int, rounds: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the seconds of each round, and the bytes kept, for each way."""
     kept = dict.fromkeys(WAYS, 0)
 
     def seconds(name: str) -> float:
         with WAYS[name](model) as (arguments, tensors):
             forward = _forward(model, tokens, arguments)
-            start = time.perf_counter()
+            start = time.thread_time()
             output = forward()
-            took = time.perf_counter() - start
+            took = time.thread_time() - start
         kept[name] = _bytes(tensors + list(output.router_logits or ()))
         return took
 
     times = interleave({name: partial(seconds, name) for name in WAYS}, rounds, WARM_UP)
-    return {name: (ratios(times, name, "bare"), kept[name]) for name in WAYS}
+    return times, kept
 
 
 @torch.no_grad()
@@ -163,22 +164,25 @@ def main() -> None:
     rounds = given.rounds
     if given.before is not None:
         return compare(given.before.resolve(), rounds)
+    torch.set_num_threads(1)
     loaded = load_model()
     model = loaded.model
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds, embedded model, float32\n")
-    print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'bytes kept':>11}")
+    print(f"torch {torch.__version__}, one thread, {rounds} rounds, embedded model, float32\n")
+    print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'fastest':>8}{'bytes kept':>13}")
     for tokens in LENGTHS:
-        for name, (found, kept) in measure(model, tokens, rounds).items():
-            middle, half = quartiles(found)
-            size = f"{kept:,}" if tokens > 1 else "-"  # a decode step keeps next to nothing; its prompt is in `kept`
-            print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {half}  {size:>11}")
-        print()
-    print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward")
+        _print_ratios(tokens, *measure(model, tokens, rounds))
+    print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward\n")
     for tokens in LENGTHS[1:]:
-        middle, half = quartiles(_in_parts(loaded, tokens, rounds))
-        print(
-            f"why these experts, in parts, {tokens} tokens: {middle:.3f} of a forward, middle half {half}", flush=True
-        )
+        _print_ratios(tokens, whole_calls(loaded, tokens, rounds), {})
+
+
+def _print_ratios(tokens: int, times: dict[str, list[float]], kept: dict[str, int]) -> None:
+    for name in times:
+        middle, half = quartiles(ratios(times, name, "bare"))
+        fastest = min(times[name]) / min(times["bare"])
+        size = f"{kept[name]:,}" if kept and tokens > 1 else ""  # a decode step keeps little, and its prompt is there
+        print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {half}  {fastest:>8.3f}{size:>13}", flush=True)
+    print()
 
 
 class Checkout:
@@ -234,32 +238,35 @@ def _forward(model, tokens: int, arguments: dict) -> Callable:
 def _attaching(model, rounds: int) -> float:
     found = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.thread_time()
         with listen(model):
             pass
-        attached = time.perf_counter()
+        attached = time.thread_time()
         _forward(model, 64, {})()
-        found.append((attached - start) / (time.perf_counter() - attached))
+        found.append((attached - start) / (time.thread_time() - attached))
     return statistics.median(found)
 
 
-def _in_parts(loaded: LoadedModel, tokens: int, rounds: int) -> list[float]:
-    """Return ratios of a text's direct attribution, from the text to the table of all layers, to a plain forward."""
+def whole_calls(loaded: LoadedModel, tokens: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each round of whole calls, from a text to what it gives, and of a forward of that text."""
     text, word = " ".join(text for _, text in texts_that_ship()), loaded.tokenizer
     text = word.decode(word(text[: 16 * tokens])["input_ids"][:tokens], skip_special_tokens=True)
     ids = torch.tensor([word(text)["input_ids"]])
 
     def seconds(run: Callable[[], object]) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         run()
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
-    ways = {
-        "forward": partial(loaded.model, ids, use_cache=False),
-        "in parts": partial(direct_attribution, loaded, text),
+    calls = {
+        "bare": partial(loaded.model, ids, use_cache=False, logits_to_keep=1),
+        "moeviz.trace": partial(trace, loaded, text),
+        "… next_tokens": partial(trace, loaded, text, next_tokens=True),
+        "… outputs": partial(trace, loaded, text, outputs=True),
+        "… kernels": partial(trace, loaded, text, kernels=True),
+        "direct_attribution": partial(direct_attribution, loaded, text),
     }
-    times = interleave({name: partial(seconds, run) for name, run in ways.items()}, rounds, WARM_UP)
-    return ratios(times, "in parts", "forward")
+    return interleave({name: partial(seconds, call) for name, call in calls.items()}, rounds, WARM_UP)
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

@@ -11,6 +11,7 @@ trace that is shown is compared with the library's own, made beforehand: texts a
     cancelling   ten more visitors press Run and leave: half press Stop, half close the tab
     hog          one more visitor runs long texts in 24 tabs at once, with the same pauses
     hostile      one more visitor uploads hostile files all the while
+    measuring    four more visitors press Measure on the page Prune, again and again
     naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
 
 It prints a row for each: errors (bugs and mixed traces, with the first of them below), runs that were asked to try
@@ -83,9 +84,9 @@ def upload(tab: Tab, url: str, visitor: dict[str, str], name: str, content: byte
     tab.finish()
 
 
-VARIANTS = ("plain", "cancelling", "hog", "hostile", "naive")
+VARIANTS = ("plain", "cancelling", "hog", "hostile", "measuring", "naive")
 TEXTS_EACH, NEW_TOKENS = 24, 16  # so many that none comes again within some minutes: the same run is done once
-LONG_TOKENS, HOG_TABS, CANCELLING = 128, 24, 10
+LONG_TOKENS, HOG_TABS, CANCELLING, MEASURING = 128, 24, 10, 4
 MINUTES, MINUTES_OF_A_VARIANT = 10.0, 3.0
 LIMITS = {  # as for strangers, but of a class that is in a hurry, on one machine
     "MOEVIZ_SERVE": "public",
@@ -319,7 +320,23 @@ def hostile(running: Server, think: float, over: threading.Event, seen: LoadResu
     return [counted(lambda: upload_until(over, running.url), seen)]
 
 
-OTHERS = {"cancelling": cancelling, "hog": hog, "hostile": hostile}
+def measuring(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
+    """Visitors who measure what cutting experts costs: hundreds of forwards at a press."""
+
+    def insist() -> None:
+        with Tab(running.url, new_visitor()) as tab:
+            tab.come(page="prune")
+            while not over.wait(think):
+                tab.press("Measure")
+                ended = threading.Thread(target=tab.finish, daemon=True)
+                ended.start()
+                while ended.is_alive() and not over.is_set():
+                    ended.join(SECONDS_BETWEEN)
+
+    return [counted(insist, seen) for _ in range(MEASURING)]
+
+
+OTHERS = {"cancelling": cancelling, "hog": hog, "hostile": hostile, "measuring": measuring}
 
 
 def watch(running: Server, seen: LoadResult, seconds: float) -> None:

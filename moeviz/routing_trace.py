@@ -36,6 +36,7 @@ TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
     "text": "str",
     "phase": PHASES,
 }
+OPTIONAL_COLUMNS = ("label", "segment")  # of tokens, both texts
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -47,9 +48,10 @@ class RoutingTrace:
     tokens    T rows. `sequence` int32 · `position` int32, from 0 in each sequence, padding not counted ·
               `token_id` int32, NO_TOKEN_ID if unknown · `text` str, exact, except that a token which holds only a
               part of a character reads `⟨é 1/2⟩` · `phase` prompt or generated. Optional: `label`, a class such as a
-              domain; with images, `IMAGE_COLUMNS`: `kind` text, image or mark · `image` its number, -1 for text ·
-              `view` whole, tile or overview · `x0`, `y0`, `x1`, `y1` the box in pixels, NaN if unknown. Padding, and
-              the last sampled token (it never went through a router), are not here.
+              domain; in a chat, `segment`, as "user" or "answer"; with images, `IMAGE_COLUMNS`: `kind` text, image or
+              mark · `image` its number, -1 for text · `view` whole, tile or overview · `x0`, `y0`, `x1`, `y1` the box
+              in pixels, NaN if unknown. Padding, and the last sampled token (it never went through a router), are
+              not here.
     experts   ids, highest weight first (or in an unknown order, where `model.slot_order` says so) · NO_EXPERT = empty
               slot · NOT_RECORDED = the source does not say; then it says so of all slots of that token at that layer.
     weights   the factor on that expert's output as the model applies it: after renormalising and scaling. They need
@@ -180,6 +182,18 @@ class RoutingTrace:
         codes, names = pd.factorize(self.tokens["label"])
         return [str(name) for name in names], codes
 
+    def in_segment(self, name: str) -> Bool[np.ndarray, " T"]:
+        """Mark the tokens of one segment of a chat, as "answer". Raises `MissingField` if there are none."""
+        if "segment" not in self.tokens:
+            raise MissingField(
+                f"This trace of {self.model.name!r} does not say which segment of a chat a token belongs to. Record a "
+                "chat (moeviz trace --chat, or --messages FILE), by a template that shows where each part ends."
+            )
+        segments = self.tokens["segment"]
+        if not (kept := (segments == name).to_numpy(bool)).any():
+            raise MissingField(f"No token is of the segment {name[:60]!r}. There are {', '.join(segments.unique())}.")
+        return kept
+
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
         """Count choices. `group` gives each token's group among G, or one number for all of them."""
         G, width = len(groups), max(self.model.num_experts) - NOT_RECORDED
@@ -282,6 +296,8 @@ def sort_slots(
 def pad_layers(parts: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
     """Stack layers (T, n) of different n into one array (L, T, largest n), filled on the right."""
     width = max(part.shape[-1] for part in parts)
+    if all(part.shape[-1] == width for part in parts):
+        return np.stack(parts)
     return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[-1])), constant_values=fill) for part in parts])
 
 
@@ -294,10 +310,12 @@ def token_frame(
 ) -> pd.DataFrame:
     """The `tokens` of a `RoutingTrace`, in the dtypes it asks for."""
     numbers = {"sequence": sequence, "position": position, "token_id": NO_TOKEN_ID if token_id is None else token_id}
-    columns = {name: np.broadcast_to(np.asarray(values, np.int32), len(text)) for name, values in numbers.items()}
-    words = pd.Series(text, dtype="str")
-    kinds = pd.Categorical(["prompt"] * len(text) if phase is None else phase, dtype=PHASES)
-    return pd.DataFrame(columns | {"text": words, "phase": kinds})
+    columns = {name: np.array(np.broadcast_to(values, len(text)), np.int32) for name, values in numbers.items()}
+    words = pd.array(text, dtype="str")
+    codes = np.zeros(len(text), np.int8)
+    if phase is not None:
+        codes[:] = np.select([np.asarray(phase) == name for name in PHASES.categories], [0, 1], -1)
+    return pd.DataFrame(columns | {"text": words, "phase": pd.Categorical.from_codes(codes, dtype=PHASES)}, copy=False)
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -349,16 +367,18 @@ def _check_shapes(trace: RoutingTrace) -> None:
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:
+    columns = {name: column.array for name, column in tokens.items()}
     for column, kind in TOKEN_COLUMNS.items():
-        if column not in tokens:
+        if column not in columns:
             raise InvalidTrace(f"The tokens have no column {column!r}; they need {', '.join(TOKEN_COLUMNS)}.")
-        if tokens[column].dtype != kind:
-            raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
-    if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub" and name not in BOX):
+        if columns[column].dtype != kind:
+            raise InvalidTrace(f"Token column {column!r} is {columns[column].dtype}; it must be {kind}.")
+    needed = (values for name, values in columns.items() if values.dtype.kind not in "iub" and name not in BOX)
+    if any(values.isna().any() for values in needed):
         raise InvalidTrace(
-            "A token has no text, no phase or no label. An empty string is allowed, a missing value is not."
+            "A token has no text, no phase, no label or no segment. An empty string is allowed, a missing value is not."
         )
-    sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
+    sequence, position = (np.asarray(columns[name]) for name in ("sequence", "position"))
     if (sequence < 0).any() or (position < 0).any():
         raise InvalidTrace("A token has a negative sequence or position; both count from 0.")
     text, place = np.diff(sequence), np.diff(position)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from difflib import get_close_matches
+from errno import EDQUOT, EFBIG, ENOSPC, EROFS
 from itertools import islice
 from pathlib import Path, PurePath
 
@@ -126,11 +127,16 @@ def why_no_file(name: str | PurePath) -> str:
     return "is longer than a file's name can be" if too_long else ""
 
 
+OF_WRITING = (EFBIG, ENOSPC, EDQUOT, EROFS)
+
+
 def why_not_read(path: str, error: OSError) -> str:
-    """Return a sentence on a file that cannot be read, with names in its folder that are similar.
+    """Return a sentence on a file that cannot be read or written, with names in its folder that are similar.
 
     >>> why_not_read("trace.npz", FileNotFoundError(2, "No such file or directory"))
     "There is no file 'trace.npz'."
+    >>> why_not_read("trace.csv", OSError(ENOSPC, "No space left on device"))
+    "'trace.csv' cannot be written: No space left on device."
     """
     if isinstance(error, FileNotFoundError):
         folder = PurePath(path).parent
@@ -140,7 +146,8 @@ def why_not_read(path: str, error: OSError) -> str:
         return f"There is no file {quoted(path)}: there is no folder {quoted(folder)}."
     if isinstance(error, IsADirectoryError):
         return f"{quoted(path)} is a folder. Give a file."
-    return f"{quoted(path)} cannot be read: {error.strerror or error}."
+    verb = "written" if error.errno in OF_WRITING else "read"
+    return f"{quoted(path)} cannot be {verb}: {error.strerror or error}."
 
 
 def is_text(value: object) -> bool:

@@ -52,7 +52,7 @@ def replacing(path: str | Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     _check_no_folder(path)
-    if _takes_bytes_as_they_come(path):
+    if is_pipe_or_device(path):
         with path.open("wb") as file:
             yield file
         return
@@ -102,7 +102,7 @@ def check_place(path: str | Path) -> None:
     """Raise the `OSError` that `replacing` would raise before it writes: now, not after hours of work."""
     path = Path(path)
     _check_no_folder(path)
-    if not _takes_bytes_as_they_come(path):
+    if not is_pipe_or_device(path):
         part = _part_of(path)
         _new_locked(part, 0o600).close()
         part.unlink()
@@ -160,7 +160,8 @@ def _part_of(path: Path) -> Path:
     return path.with_name(f".{path.name[:LONGEST]}.{secrets.token_hex(4)}.{PART}")
 
 
-def _takes_bytes_as_they_come(path: Path) -> bool:
+def is_pipe_or_device(path: Path) -> bool:
+    """Return True if reading this path may never end, and writing it replaces nothing."""
     try:
         kind = path.stat().st_mode
     except OSError:

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moeviz.analyses.what_if import read_batch
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.next_tokens import SOFTMAX_ROWS
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import Batch, ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
@@ -162,9 +163,9 @@ def occluding(
     done = 0
     for some in _batches(filled, logits.shape[-1]):
         changed, other = read_batch(_with(run, some), (), None, request.site)
-        following = other.float().softmax(-1).reshape(len(some), len(ids), -1)
-        kept = following.gather(-1, likeliest.repeat(len(some), 1)[..., None])
-        comparison.add(some, changed, (p - kept[..., 0]).cpu().numpy())
+        parts = zip(other.split(SOFTMAX_ROWS), likeliest.repeat(len(some)).split(SOFTMAX_ROWS), strict=True)
+        kept = torch.cat([rows.float().softmax(-1).gather(-1, at[:, None]) for rows, at in parts])
+        comparison.add(some, changed, (p - kept.reshape(len(some), -1)).cpu().numpy())
         done += len(some)
         yield done, len(filled)
     return comparison.found(tuple(fillers.values()))

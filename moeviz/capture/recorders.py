@@ -6,7 +6,7 @@ with hooks imports nothing that replaces a part of the model.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -88,7 +88,7 @@ def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
         )
     hooks = recording_hooks(model, keep_logits, job.request.site)
     others = recording_hooks(model, keep_logits, OF_IMAGES) if divided else nullcontext()
-    with eager_mode(model), _apply_intervention(job) as expected, hooks as recording, others as of_images:
+    with _apply_intervention(job) as expected, hooks as recording, others as of_images:
         by = f"{recording.by} ({job.why_hooks.removesuffix('.')})" if job.why_hooks else recording.by
         heard = partial(replace, recording, expected=expected, by=by)
         yield heard if of_images is None else lambda: with_images(heard(), of_images, job.run.batch)
@@ -146,15 +146,17 @@ def _probe(job: CaptureJob) -> "ProbedModel":
     return found
 
 
-def _apply_intervention(
-    job: CaptureJob, found: "ProbedModel | None" = None
-) -> AbstractContextManager[ExpectedRouting | None]:
-    """Return the block in which the job's intervention changes what routers decide."""
+@contextmanager
+def _apply_intervention(job: CaptureJob, found: "ProbedModel | None" = None) -> Iterator[ExpectedRouting | None]:
+    """Inside the block, the job's intervention changes what routers decide."""
     if job.request.intervention is None:
-        return nullcontext()
+        yield None
+        return
     from moeviz.capture.record.intervening import check_can_change, intervening
     from moeviz.capture.record.kernel_parity import probe_once
 
-    check_can_change(job.run)
-    found = found or probe_once(job.run.model, job.request.site)
-    return intervening(job.run, found.routers, job.request.intervention)
+    with eager_mode(job.run.model):
+        check_can_change(job.run)
+        found = found or probe_once(job.run.model, job.request.site)
+        with intervening(job.run, found.routers, job.request.intervention) as expected:
+            yield expected

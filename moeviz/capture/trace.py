@@ -28,6 +28,7 @@ from moeviz.capture.record.joining import joined
 from moeviz.capture.record.next_tokens import next_tokens_recorded
 from moeviz.capture.record.witness import BY_ITSELF, checked, reads_others
 from moeviz.capture.recorders import CaptureJob, KernelsUnavailable, record_with_hooks, record_with_kernels, why_hooks
+from moeviz.capture.run.chat import Message, with_segments
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling
 from moeviz.capture.run.generation import (
     Progress,
@@ -57,7 +58,7 @@ _ANOTHER_TEXT = "{} reads the tokens of the trace of {} as another text. Trace t
 
 def trace(
     model: LoadedModel | EngineModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] | Sequence[Message],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_new_tokens: int = 0,
@@ -80,7 +81,8 @@ def trace(
     model           what `load_model` returns; a name that it takes; or a transformers model, with its `tokenizer`. A
                     model in another engine (`EngineModel`) is read and nothing in it is changed: it takes prompts,
                     max_new_tokens, sampling, keep_logits, chat, system and progress.
-    prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch.
+    prompts         one text, or several: each becomes a sequence of the trace. They run as one padded batch. With chat,
+                    a conversation too: messages with "role" and "content".
     max_new_tokens  tokens to generate after each prompt. The last one drawn is not in the trace, since it met no
                     router; neither is an end-of-sequence token, nor anything after it.
     sampling        how tokens are drawn (`Sampling`); default: the likeliest.
@@ -99,7 +101,9 @@ def trace(
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",
                     "feed-forward" (the default) or "attention", "text" (the default) or "images".
     chat            True sends each text as a user's turn, written out by the tokenizer's chat template; the tokens that
-                    the template adds are tokens of the prompt.
+                    the template adds are tokens of the prompt. Each token then has a `segment`, as system, user, think,
+                    answer, tool call, or turn for what the template adds; none if the template does not show where a
+                    part ends.
     system          with chat: the system prompt.
     next_tokens     True records the five likeliest tokens after each token too, and what they would be if the model
                     stopped at a layer (`NextTokens`), in the same forward: its head runs once for every token, and once
@@ -139,7 +143,7 @@ def trace(
 
 def stream(
     model: LoadedModel | EngineModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] | Sequence[Message],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_new_tokens: int,
@@ -268,7 +272,7 @@ def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureReques
 
 
 def _request(
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] | Sequence[Message],
     max_new_tokens: int,
     sampling: Sampling | None,
     decoding: HowToDecode | None,
@@ -315,6 +319,7 @@ def _one_by_one(
     ]
     alone = (replace(request, prompts=(), chat=False, system=None, token_ids=(row,)) for row in rows)
     whole = joined([capture(model, each, tokenizer=tokenizer, progress=progress) for each in alone])
+    whole = replace(whole, tokens=with_segments(whole.tokens, run.segments))
     return replace(whole, model=replace(whole.model, recorded_by=f"{whole.model.recorded_by} ({why})"))
 
 

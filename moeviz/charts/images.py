@@ -99,6 +99,10 @@ def kind_bars(frame: pd.DataFrame) -> alt.Chart:
 def kinds_in_words(frame: pd.DataFrame) -> str:
     """Say of which expert of a layer the two shares differ most."""
     row = frame.loc[(frame[IMAGE] - frame[TEXT]).abs().idxmax()]
+    if f"{row[IMAGE]:.0%}" == f"{row[TEXT]:.0%}":
+        return (
+            f"Layer {row['layer']:.0f}: every expert takes about the same share of image tokens as of tokens of text."
+        )
     return (
         f"Layer {row['layer']:.0f}: expert {row['expert']:.0f} takes {row[IMAGE]:.0%} of the image tokens and "
         f"{row[TEXT]:.0%} of the tokens of text, the largest difference of this layer."

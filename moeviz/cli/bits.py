@@ -39,7 +39,7 @@ def run(args: Namespace) -> int:
     texts, tokens = texts_to_divide(args)
     from moeviz.analyses.pruning.bits import bits_sentences, bits_study
 
-    model = load_inside(args)
+    model, other = load_inside(args), judged_on_other(args)
     keep_when_stopped()
     study = bits_study(
         model,
@@ -47,7 +47,7 @@ def run(args: Namespace) -> int:
         bits=tuple(args.bits),
         budget=args.budget,
         units=args.units,
-        **judged_on_other(args),
+        **other,
         draws=args.draws,
         seed=args.seed,
         tokens=tokens,

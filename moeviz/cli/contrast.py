@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
 from moeviz.cli.output import note, print_rows
 from moeviz.errors import InvalidTrace
 
@@ -13,6 +13,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"))
     parser.add_argument("--steering", metavar="FILE.json")
     add_json(parser)
+    add_segment(parser)
     add_import_options(parser)
 
 

@@ -10,6 +10,7 @@ from moeviz.cli.options import (
     NO_TEXT,
     add_counts_only,
     add_import_options,
+    add_segment,
     open_dataset,
     read,
     read_one_trace,
@@ -30,6 +31,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
     parser.add_argument("--plain", action="store_true")
     add_counts_only(parser)
+    add_segment(parser)
     add_import_options(parser)
 
 

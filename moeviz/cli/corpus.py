@@ -20,8 +20,8 @@ from moeviz.cli.output import (
     visible_line,
     write,
 )
-from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
-from moeviz.text import cut, no_layer, quoted, why_no_file
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.text import cut, no_layer, quoted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -212,11 +212,12 @@ def _progress(done: int, total: int, _seconds: float) -> None:
 def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
     """Read the (label, text) pairs of files on disk.
 
-    Raises `OSError` for a file that cannot be read, and `InvalidPrompt` for a name that no file can have.
+    Raises `OSError` for a file that cannot be read, and `InvalidPrompt` for a name that no file can have, and a pipe.
     """
+    from moeviz.corpus.texts import check_file
     from moeviz.labelled_texts import texts_of_files
 
-    return texts_of_files((path, _contents(path)) for path in paths)
+    return texts_of_files((path, check_file(path).read_bytes()) for path in paths)
 
 
 def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
@@ -253,12 +254,6 @@ def texts_missing(command: str, model: str) -> str:
             f"moeviz {command} embedded {cut(model)}"
         )
     return f"{quoted(model)} needs texts to read. Name text or .jsonl files: moeviz {command} MODEL TEXTS"
-
-
-def _contents(path: str) -> bytes:
-    if why := why_no_file(path):
-        raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
-    return Path(path).read_bytes()
 
 
 def tables(trace: "RoutingTrace") -> tuple[dict[str, "pd.DataFrame"], list[str]]:

@@ -170,20 +170,27 @@ def judged_tokens(args: Namespace, other: str | None = None) -> tuple["Counted",
     """
     from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
-    from moeviz.serving.requests import served_tokens, with_tokens
+    from moeviz.serving.requests import served_tokens
 
     counted, chunk = counted_at(args.file if other is None else other, args), getattr(args, "chunk", 1)
     where = "" if other is None else f"Judged on {visible_line(other)}: "
     if isinstance(counted, RoutingTrace):
-        trace, said = served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
+        trace, said = served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats, segment=args.segment)
         return trace, where + said
-    if args.phase != "auto" or args.no_repeats:
-        with_tokens(counted, "Choosing tokens by their phase, or leaving out repeats,")
+    need_tokens(args, counted)
     most = int(counted.tokens.sum(axis=0).max(initial=0))
     judged = ": the plan is judged on the same tokens"
     if counted.group_kind == "label":
         judged = f", by {label_word(counted.model)}: {len(counted.groups)}"
     return counted, f"{where}Counts of {most:,} tokens, of all phases{judged}."
+
+
+def need_tokens(args: Namespace, counted: "Counted") -> None:
+    """Raise `MissingField` for counts if tokens are chosen among."""
+    from moeviz.serving.requests import with_tokens
+
+    if args.phase != "auto" or args.no_repeats or args.segment is not None:
+        with_tokens(counted, "Choosing tokens by their phase or segment, or leaving out repeats,")
 
 
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from moeviz.cli.cost import in_lines, judged_tokens
+from moeviz.cli.cost import in_lines, judged_tokens, need_tokens
 from moeviz.cli.options import add_json, add_judged_on, add_phase, number, open_dataset
 from moeviz.cli.output import frame_text, print_findings, records
 
@@ -38,7 +38,6 @@ def answers_at(args: Namespace) -> tuple[list["Answer"], str]:
     """Return the answers to what a file or a dataset gives, and a sentence on which tokens were judged."""
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.serving.answers import decide
-    from moeviz.serving.requests import with_tokens
 
     sizes = (args.devices, args.capacity, args.draft)
     other, of_other = judged_tokens(args, args.judged_on) if args.judged_on is not None else (None, "")
@@ -47,8 +46,7 @@ def answers_at(args: Namespace) -> tuple[list["Answer"], str]:
         return decide(counted, *sizes, judged_on=other), f"{said} {of_other}".strip()
     dataset = open_dataset(args.file, args)
     counts, by_label = dataset.counts_by_shard(), dataset.counts_by_label()
-    if args.phase != "auto" or args.no_repeats:
-        with_tokens(counts, "Choosing tokens by their phase, or leaving out repeats,")
+    need_tokens(args, counts)
     said = f"Counts of {dataset.tokens:,} tokens, of all phases, in {len(counts.groups):,} shards."
     return decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label, other), said
 

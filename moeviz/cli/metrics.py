@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, numbers, open_dataset, read
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, numbers, open_dataset, read
 from moeviz.cli.output import DONE, ERROR, fitting_text, frame_texts, note, print_tables, visible_line
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.text import listed
@@ -42,6 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--token", type=number(int, 0), metavar="N")
     parser.add_argument("--partial", action="store_true")
     add_json(parser)
+    add_segment(parser)
     add_import_options(parser)
 
 

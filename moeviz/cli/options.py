@@ -7,11 +7,11 @@ import sys
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _ActionsContainer, _MutuallyExclusiveGroup
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from moeviz.cli.output import note, progress, watched
 from moeviz.cli.words import Several, one_of_these
-from moeviz.errors import InvalidPrompt, MoevizError
+from moeviz.errors import InvalidPrompt, MissingField, MoevizError
 from moeviz.text import cut, quoted, why_no_file, why_not_read
 
 if TYPE_CHECKING:
@@ -157,6 +157,12 @@ def add_phase(parser: ArgumentParser) -> None:
     parser.add_argument("--phase", choices=("auto", "generated", "prompt", "all"), default="auto")
     parser.add_argument("--partial", action="store_true")
     parser.add_argument("--no-repeats", action="store_true")
+    add_segment(parser)
+
+
+def add_segment(parser: ArgumentParser) -> None:
+    """Add the option that chooses the tokens of one segment of a chat; `read` and `read_one_trace` follow it."""
+    parser.add_argument("--segment", metavar="NAME")
 
 
 def add_judged_on(
@@ -271,7 +277,7 @@ def read(path: str, args: Namespace) -> "Counted":
     """Read the trace, or the counts, in a file."""
     from moeviz.formats.exports import read_counted
 
-    return read_counted(path, format=args.format, options=import_options(args))
+    return _of_segment(read_counted(path, format=args.format, options=import_options(args)), args)
 
 
 def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
@@ -282,7 +288,18 @@ def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
 
     if is_dataset(path):
         return trace_of(open_dataset(path, args))
-    return read_trace(path, format=args.format, options=import_options(args))
+    trace = read_trace(path, format=args.format, options=import_options(args))
+    return cast("RoutingTrace", _of_segment(trace, args))
+
+
+def _of_segment(counted: "Counted", args: Namespace) -> "Counted":
+    """Return the tokens of the segment that was asked for; all if none was."""
+    from moeviz.serving.requests import with_tokens
+
+    if (segment := getattr(args, "segment", None)) is None:
+        return counted
+    trace = with_tokens(counted, f"The segment {quoted(segment)}")
+    return trace.select(tokens=trace.in_segment(segment))
 
 
 def open_file(path: str, args: Namespace) -> "Opened":
@@ -297,6 +314,8 @@ def open_dataset(path: str, args: Namespace) -> "Dataset":
     """Open a dataset where it lies, and note the shards that are left out of it."""
     from moeviz.formats.dataset.opening import read_dataset
 
+    if getattr(args, "segment", None) is not None:
+        raise MissingField("A dataset does not keep the segments of chats. Give a .npz, .json, .csv or .parquet file.")
     dataset = read_dataset(path, partial=getattr(args, "partial", False))
     for sentence in dataset.left_out:
         note(f"left out: {sentence}")

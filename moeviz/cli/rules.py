@@ -2,12 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    add_segment(parser)
     add_import_options(parser)
     add_json(parser)
 

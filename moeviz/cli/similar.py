@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, read_one_trace
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
 
@@ -10,6 +10,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     parser.add_argument("token", metavar="TOKEN", nargs="?")
     parser.add_argument("--most", type=number(int, 1), default=12, metavar="N")
+    add_segment(parser)
     add_import_options(parser)
     add_json(parser)
 

@@ -15,6 +15,7 @@ from pyarrow import parquet
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import text_of_line, texts_of_files
 from moeviz.text import is_text, quoted, why_no_file
+from moeviz.whole_files import is_pipe_or_device
 
 SUFFIXES = (".jsonl", ".parquet", ".txt", ".md")  # of the files of a folder that are texts
 MAX_LINE = 2**28  # bytes of a text
@@ -30,13 +31,20 @@ class Text:
     text: str
 
 
+def check_file(name: str) -> Path:
+    """Return the path of that name. Raises `InvalidPrompt` for a name that no file can have, a pipe and a device."""
+    if why := why_no_file(name):
+        raise InvalidPrompt(f"No file can be called {quoted(name)}: the name {why}.")
+    if is_pipe_or_device(Path(name)):
+        raise InvalidPrompt(f"{quoted(name)} is a pipe or a device, whose end is not known. Save it as a file first.")
+    return Path(name)
+
+
 def files_of(paths: Sequence[str]) -> list[Path]:
     """List the files of these paths, those of a folder by name. Raises `InvalidPrompt`, `OSError`."""
     found: list[Path] = []
     for name in paths:
-        if why := why_no_file(name):
-            raise InvalidPrompt(f"No file can be called {quoted(name)}: the name {why}.")
-        path = Path(name)
+        path = check_file(name)
         if not path.is_dir():
             found.append(path)
             continue

@@ -6,7 +6,7 @@
 | phase | str | prompt or generated |
 | token_id | int32 | in the vocabulary, -1 if unknown |
 | token | str | the token's text |
-| label | str | only in traces with labels |
+| label, segment | str | only in traces that have them |
 | kind, image, view, x0, y0, x1, y1 | str, int32, str, float32 | only in traces with images: see `moeviz.image_tokens` |
 | layer | int32 | the model's own index of the layer |
 | slot | int16 | 0 = the expert with the highest weight, if the order of slots is known |
@@ -29,10 +29,10 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.formats.table_facts import TEXTS, all_tokens, checked_columns, mark_not_recorded, refuse_rows
-from moeviz.formats.trace_facts import LABEL, model_of
+from moeviz.formats.trace_facts import model_of
 from moeviz.image_tokens import IMAGE_COLUMNS, images_of_json
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, OPTIONAL_COLUMNS, RoutingTrace, sort_slots, token_frame
 
 REQUIRED = ("position", "layer", "expert")
 COLUMNS = ("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight")
@@ -50,8 +50,7 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     weight = np.full(len(token), np.nan, np.float32) if trace.weights is None else trace.weights[layer, token, slot]
     columns: dict[str, pd.Series | np.ndarray] = {"sequence": tokens["sequence"], "position": tokens["position"]}
     columns |= {"phase": tokens["phase"], "token_id": tokens["token_id"], "token": tokens["text"]}
-    if LABEL in tokens:
-        columns[LABEL] = tokens[LABEL].astype("str")
+    columns |= {name: tokens[name].astype("str") for name in OPTIONAL_COLUMNS if name in tokens}
     columns |= {name: tokens[name] for name in IMAGE_COLUMNS if name in tokens}
     columns["layer"] = np.asarray(trace.model.layers, np.int32)[layer]
     columns |= {"slot": slot.astype(np.int16), "expert": expert, "weight": weight}
@@ -161,7 +160,7 @@ def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
         refuse_rows(columns[name], other, "be the same in every row of one sequence and position")
     arrays = {name: tokens[name].to_numpy() for name in ("sequence", "position", "token_id", "phase")}
     frame = token_frame(text=list(tokens["token"]), **arrays)
-    more = {name: tokens[name] for name in (LABEL, *IMAGE_COLUMNS) if name in tokens}
+    more = {name: tokens[name] for name in (*OPTIONAL_COLUMNS, *IMAGE_COLUMNS) if name in tokens}
     return token, frame.assign(**more).astype({name: kind for name, kind in IMAGE_COLUMNS.items() if name in more})
 
 

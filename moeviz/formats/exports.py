@@ -93,6 +93,7 @@ def left_out(trace: RoutingTrace, suffix: str) -> str:
         "the router logits" + " of experts that were not chosen" * of_others: trace.logits,
         "the next tokens": trace.next_tokens,
         "the figures of the experts' outputs": trace.outputs,
+        **({} if of_others else {"the segments of chats": trace.tokens.get("segment")}),
     }
     lost = [name for name, part in parts.items() if part is not None]
     if not lost:

@@ -22,10 +22,10 @@ from jaxtyping import Float32, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, shown
-from moeviz.formats.trace_facts import LABEL, MAX_INT32, facts_of, tokens_as_json, tokens_of
+from moeviz.formats.trace_facts import MAX_INT32, facts_of, tokens_as_json, tokens_of
 from moeviz.image_tokens import BOX, IMAGE_COLUMNS, LARGEST_SIDE, MOST_IMAGES, NO_IMAGE, TEXT, images_as_json
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, PHASES, RoutingTrace
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, OPTIONAL_COLUMNS, PHASES, RoutingTrace
 
 PLAIN = "Remove the facts to open it as a plain table."
 
@@ -53,7 +53,8 @@ def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -
     without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
         raise InvalidTrace(
-            f"The tokens of the rows and those of the facts differ: only one of the two has labels, or images. {PLAIN}"
+            "The tokens of the rows and those of the facts differ: only one of the two has labels, or images, or "
+            f"segments. {PLAIN}"
         )
     both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
     order = _stated_order(both, facts.get("token_order"))
@@ -139,8 +140,8 @@ INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means 
     "expert": (0, MAX_EXPERTS - 1, None),
     "image": (NO_IMAGE, MOST_IMAGES - 1, NO_IMAGE),
 }
-TEXTS = {"phase": "prompt", "token": "", LABEL: "", "kind": TEXT, "view": ""}
-OPTIONAL = (LABEL, *IMAGE_COLUMNS)  # columns that a trace has or not
+TEXTS = {"phase": "prompt", "token": "", **dict.fromkeys(OPTIONAL_COLUMNS, ""), "kind": TEXT, "view": ""}
+OPTIONAL = (*OPTIONAL_COLUMNS, *IMAGE_COLUMNS)  # columns that a trace has or not
 NUMBERS = ("weight", "logit", "probability", *BOX)
 
 

@@ -20,7 +20,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.image_tokens import BOX, IMAGE_COLUMNS, LARGEST_SIDE, MOST_IMAGES, NO_IMAGE
 from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
+from moeviz.routing_trace import OPTIONAL_COLUMNS, PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
 from moeviz.text import is_text
 
 FORMAT_VERSION = 2
@@ -30,7 +30,6 @@ MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
 OPTIONAL_INTEGERS = {"image": (NO_IMAGE, MOST_IMAGES - 1)}
-LABEL = "label"
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
@@ -61,13 +60,12 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
     """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files cannot hold."""
-    if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, LABEL, *IMAGE_COLUMNS}:
+    if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, *OPTIONAL_COLUMNS, *IMAGE_COLUMNS}:
         raise InvalidTrace(
             f"Trace files cannot hold the token column {min(unknown, key=str)!r}. Remove it before you save the trace."
         )
     columns = {name: tokens[name].tolist() for name in TOKEN_COLUMNS}
-    if LABEL in tokens:
-        columns[LABEL] = tokens[LABEL].astype("str").tolist()
+    columns |= {name: tokens[name].astype("str").tolist() for name in OPTIONAL_COLUMNS if name in tokens}
     for name in (name for name in IMAGE_COLUMNS if name in tokens):
         values = tokens[name].tolist()
         columns[name] = [None if value != value else value for value in values] if name in BOX else values
@@ -79,7 +77,7 @@ def tokens_of(columns: Any) -> pd.DataFrame:
     columns = _object(columns, "tokens")
     if missing := TOKEN_COLUMNS.keys() - columns.keys():
         raise InvalidTrace(f"The tokens have no {min(missing)!r}; they need {', '.join(TOKEN_COLUMNS)}.")
-    if unknown := columns.keys() - {*TOKEN_COLUMNS, LABEL, *IMAGE_COLUMNS}:
+    if unknown := columns.keys() - {*TOKEN_COLUMNS, *OPTIONAL_COLUMNS, *IMAGE_COLUMNS}:
         raise InvalidTrace(
             f"The tokens have an unknown column {shown(min(unknown))}. Remove it, or save the trace again."
         )
@@ -96,8 +94,8 @@ def tokens_of(columns: Any) -> pd.DataFrame:
             )
     integers = {name: np.asarray(columns[name], np.int32) for name in TOKEN_INTEGERS}
     tokens = token_frame(text=columns["text"], phase=columns["phase"], **integers)
-    if LABEL in columns:
-        tokens[LABEL] = pd.Series(columns[LABEL], dtype="str")
+    for name in (name for name in OPTIONAL_COLUMNS if name in columns):
+        tokens[name] = pd.Series(columns[name], dtype="str")
     for name in (name for name in IMAGE_COLUMNS if name in columns):
         tokens[name] = pd.Series(columns[name], dtype=IMAGE_COLUMNS[name])
     return tokens

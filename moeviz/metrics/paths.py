@@ -109,6 +109,9 @@ def tokens_of_path(trace: RoutingTrace, first_layer: int, path: Sequence[int], m
     start = layers.index(first_layer) if first_layer in layers else len(layers)
     if not path or start + len(path) > len(layers):
         raise InvalidTrace(f"A path of {len(path)} layers from {first_layer} on is not in this trace: it has {layers}.")
+    for layer, expert, E in zip(layers[start:], path, trace.model.num_experts[start:], strict=False):
+        if not 0 <= expert < E:
+            raise InvalidTrace(f"Layer {layer} has experts 0 to {E - 1}, and the path asks for {expert} there.")
     first = trace.first_choices("Paths")[start : start + len(path)]
     return _tokens_at(trace, np.flatnonzero((first == np.array(path)[:, None]).all(axis=0))[:most])
 

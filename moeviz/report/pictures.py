@@ -53,7 +53,7 @@ def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
 
 def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
     # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
-    spec: dict[str, Any] = chart.configure(aria=False).to_dict()
+    spec: dict[str, Any] = chart.configure(aria=False).to_dict(validate=False)
     return spec | {"autosize": {"type": "fit", "contains": "padding"}}
 
 

@@ -14,6 +14,7 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.inputs import LayerCounts, check_recorded, layer_counts
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, Counted, RoutingTrace
+from moeviz.text import quoted
 
 PHASES = ("auto", "generated", "prompt", "all")
 
@@ -25,17 +26,23 @@ class ServedTokens(NamedTuple):
     said: str
 
 
-def served_tokens(trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep_repeats: bool = True) -> ServedTokens:
+def served_tokens(
+    trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep_repeats: bool = True, segment: str | None = None
+) -> ServedTokens:
     """The tokens of one phase, with or without those that a prefix cache would spare a server.
 
-    `auto` takes generated tokens for steps of one token, if there are any, and prompts for
-    chunks. A token repeats where its sequence has been the same as an earlier one from the start up to and including
-    it. Raises `MissingField` if there are no tokens of the phase, or to drop repeats if the trace has no token ids.
+    segment  only the tokens of this segment of a chat; "auto" then is all of them.
+
+    `auto` takes generated tokens for steps of one token, if there are any, and prompts for chunks. A token repeats
+    where its sequence has been the same as an earlier one from the start up to and including it. Raises `MissingField`
+    if there are no tokens of the phase or segment, or to drop repeats if the trace has no token ids.
     """
     if phase not in PHASES:
         raise MoevizError(f"There is no phase {phase!r}. Choose one of {', '.join(PHASES)}.")
     generated = (trace.tokens["phase"] == "generated").to_numpy()
-    kept, said = _of_phase(phase, chunk, generated)
+    kept, said = _of_phase("all" if segment and phase == "auto" else phase, chunk, generated)
+    if segment is not None:
+        kept, said = kept & trace.in_segment(segment), f"{said[:-1]}, of the segment {quoted(segment)}."
     if keep_repeats:
         said += " Repeated prefixes are kept."
     else:

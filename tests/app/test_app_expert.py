@@ -11,7 +11,8 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, drawn, first_page, look_at, pictures, sentences, taken_by, visit_of
+from app_pages import HOSTILE, SECONDS, address, drawn, first_page, look_at, pictures, sentences, taken_by, visit_of
+from app_pages import visit as visit_page
 from labels import labelled
 from streamlit.testing.v1 import AppTest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -25,7 +26,9 @@ from moeviz.embedded.recorded_routing import expert_table_of, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.metrics.expert_table import breadth_sentence
-from moeviz.metrics.routes import expected_cost, route_sentences
+from moeviz.metrics.paths import tokens_of_path
+from moeviz.metrics.routes import expected_cost, expected_seconds, route_sentences
+from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -38,6 +41,7 @@ from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.views.expert_jobs import JOB
+from moeviz_app.views.routes import POSITIONS
 from moeviz_app.widgets.components import atlas as component
 from moeviz_app.widgets.components.atlas import typed
 from moeviz_app.widgets.messages import escape_markdown
@@ -319,6 +323,105 @@ def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_off
     assert of is trace
     assert found.cells["sequence"].unique().tolist() == [0] and not app.exception
     assert str(route_sentences(found)[0]) in sentences(app)
+
+
+TWO = ["Il fait froid à Paris.", "12 + 30 = 42"]
+
+
+def labels_of(app: AppTest) -> list[str]:
+    return [button.label for button in app.button]
+
+
+@pytest.mark.parametrize("name", ["model-Q4_K_M.gguf", "vllm+http://localhost:8000", "sglang+http://localhost:8000"])
+def test_routes_of_a_model_in_which_nothing_can_be_changed_are_refused_before_anything_runs(tiny, name):
+    trace = moeviz.trace(tiny, TWO)
+    app = visit(replace(trace, model=replace(trace.model, name=name)), name="routes")
+    assert model_catalog.why_only_read(name) in sentences(app) and "Judge the routes" not in labels_of(app)
+
+
+def test_what_has_no_routes_to_judge_is_a_sentence(tiny, on_offer, monkeypatch):
+    from moeviz.analyses import routes
+
+    trace = moeviz.trace(tiny, TWO)
+    one = visit(trace.select(tokens=(trace.tokens["position"] == 0).to_numpy()), name="routes")
+    assert "no text here has two tokens" in sentences(one) and "Judge the routes" not in labels_of(one)
+    assert "Judge the routes" in labels_of(visit(trace, name="routes"))
+    most = int(expected_cost(trace.model).forwards * 2 * POSITIONS) - 1
+    with monkeypatch.context() as strangers:
+        strangers.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_corpus_chars=most))
+        dear = visit(trace, name="routes")
+        assert f"{most:,} are read here" in sentences(dear) and "Judge the routes" not in labels_of(dear)
+    monkeypatch.setattr(routes, "reads_others", lambda run: True)  # as with a capacity, or where experts choose
+    app = judged(trace)
+    assert "by what else is in its batch" in sentences(app) and f"routes of {id(trace)}" not in visit_of(app).results
+
+
+def plain(markdown: str) -> str:
+    return markdown.replace("\\", "")
+
+
+def judged(trace: RoutingTrace) -> AppTest:
+    """The page Routes once the routes of a trace are judged, or refused."""
+    app = press(visit(trace, name="routes"), "Judge the routes")
+    while (job := visit_of(app).results.get(JOB)) is not None:
+        while job[1]._told.error is None and job[1].found is None:
+            pass
+        app.run()
+    return app
+
+
+def test_layers_without_other_routes_are_left_out_and_named(tiny, on_offer, monkeypatch):
+    from moeviz.analyses import routes
+
+    own = routes.probe_routers
+
+    def looked_up(run):
+        return tuple(replace(p, trouble="it looks experts up") if p.router.layer == 2 else p for p in own(run))
+
+    monkeypatch.setattr(routes, "probe_routers", looked_up)
+    trace = moeviz.trace(tiny, TWO)
+    app = judged(trace)
+    _, found = visit_of(app).results[f"routes of {id(trace)}"]
+    assert [*found.left_out] == [2] and 2 not in found.cells["layer"].tolist()
+    assert "Layer 2 is left out" in said(app) and "it looks experts up" in said(app)
+
+
+def test_what_routes_take_is_said_in_seconds_before_they_are_judged(tiny, on_offer):
+    trace = moeviz.trace(tiny, TWO)
+    cost, tokens = expected_cost(trace.model), 2 * POSITIONS
+    unknown = visit(replace(trace, model=replace(trace.model, parameters=None)), name="routes")
+    assert f"{cost.sentence(2)}; {tokens} tokens" in plain(said(unknown))
+    assert f"{cost.sentence(2)}: about" in plain(said(visit(trace, name="routes")))
+    one, ten = (expected_seconds(trace.model, float(many)) for many in (tokens, 10 * tokens))
+    assert 0 < one * 9.9 < ten < one * 10.1
+
+
+def test_a_path_has_an_address_and_whoever_follows_it_sees_its_tokens():
+    app = visit_page("routes")
+    app.text_input(key=session.A_PATH).set_value("0:6.3").run()
+    link = address(app)
+    assert link == {"through": "0:6.3"}
+    trace = reference_routing(EMBEDDED)
+    wanted = [visible(text) for text in tokens_of_path(trace, 0, [6, 3])["text"]]
+    assert len(wanted) > 1 and "Layer 1, expert 3" in labels_of(app)
+    other = visit_page("routes", **link)
+    assert other.text_input(key=session.A_PATH).value == "0:6.3"
+    assert any(wanted == [*table.value.get("text", [])] for table in other.dataframe)
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("0:9", "experts 0 to 7"),
+        ("5:1.1", "is not in this trace"),
+        ("<b>", "it must be a layer"),
+        ("0:" + "1" * 90, "experts 0 to 7"),
+    ],
+)
+def test_a_path_that_is_none_is_a_sentence(path, sentence):
+    app = visit(name="routes")
+    app.text_input(key=session.A_PATH).set_value(path).run()
+    assert sentence in sentences(app) and not app.exception
 
 
 def test_explore_shows_all_routes_of_the_chosen_token_and_layer():

@@ -29,6 +29,7 @@ def test_patches_and_shares_are_those_of_the_trace():
         has = (trace.experts[row.layer] == row.expert).any(axis=-1)
         assert (row.image, row.text) == (has[kind == "image"].mean(), has[kind == "text"].mean())
     words = kinds_in_words(shares[shares["layer"] == 0])
+    assert "the same share" in kinds_in_words(shares[shares["layer"] == 0].assign(image=0.25, text=0.25))
     most = (shares["image"] - shares["text"])[shares["layer"] == 0].abs().idxmax()
     assert f"expert {shares['expert'][most]} " in words and f"{shares['image'][most]:.0%}" in words
 

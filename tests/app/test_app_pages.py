@@ -167,7 +167,7 @@ def test_contrast_names_experts_and_measures_three_losses_on_other_halves(monkey
     assert not app.exception and pictures(app) == 1 and not app.metric
     assert contrast_sentence(found, ("French", "German")) in sentences(app)
     given = []
-    monkeypatch.setattr(what_if_module, "loss_by_set", lambda _model, *of: given.append(of) or LOSSES)
+    monkeypatch.setattr(what_if_module, "loss_by_set", lambda _model, *of, progress: given.append(of) or LOSSES)
     next(button for button in app.button if button.label == "Measure").click().run()
     assert not app.exception and [metric.value for metric in app.metric] == ["2.900", "3.500", "2.000"]
     said = sentences(app)

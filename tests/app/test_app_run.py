@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import pandas as pd
 import pytest
 from app_pages import drawn, first_page, run, visit_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
@@ -12,7 +13,6 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.tokens import written_text
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_temperature
 from moeviz_app.session import session
 from moeviz_app.views.explore import EXPLORER
@@ -115,21 +115,9 @@ def test_a_link_may_ask_for_what_the_library_refuses(query):
         run_from_query(query).request()
 
 
-def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
+def test_the_strip_tells_apart_what_a_chat_template_added():
     trace = moeviz.trace("embedded", "One day")
-    monkeypatch.setattr(
-        model_service, "added_by_template", lambda *asked: [0, 2] if asked[2:] == ("One day", "Be brief.") else []
-    )
-    app = first_page(trace)
-    assert drawn(app, EXPLORER)["template"] == []
-    visit_of(app).recent.runs = [(trace, RunRequest("One day", "embedded", chat=True, system="Be brief."))]
-    app.run()
+    assert drawn(first_page(trace), EXPLORER)["template"] == []
+    segments = ["turn", "user", "turn", *["user"] * (len(trace.tokens) - 3)]
+    app = first_page(replace(trace, tokens=trace.tokens.assign(segment=pd.Series(segments, dtype="str"))))
     assert drawn(app, EXPLORER)["template"] == [0, 2]
-
-
-def test_what_a_template_added_is_known_of_a_model_in_memory_alone():
-    assert model_service.added_by_template("/no/such/model", model_catalog.DEFAULT_LOAD, "a", None) == []
-    model_service.model("embedded")
-    assert model_service.added_by_template("embedded", model_catalog.DEFAULT_LOAD, "a", None) == [], (
-        "it has no chat template"
-    )

@@ -436,3 +436,43 @@ def test_training_that_nobody_waits_for_ends_at_its_next_step_and_what_it_raises
     with pytest.raises(CaptureError, match="no"):
         list(worker.ask(in_steps(fails)))
     until(lambda: not [thread for thread in threading.enumerate() if thread.name == "moeviz-in-turns"])
+
+
+def test_dear_work_goes_on_only_while_nothing_else_is_in_line():
+    worker, done = FairQueue(9), []
+
+    def dear(tell):
+        for step in range(4):
+            done.append(f"dear {step}")
+            tell(step)
+
+    go, first = held_up(worker)
+    measured = worker.ask(in_steps(dear), ONE, dear=True)
+    prompts = [worker.ask(long("prompt", done, steps=3), OTHER), worker.ask(short("read", done))]
+    go.set()
+    for each in (first, *prompts, measured):
+        end_of(each)
+    assert sorted(done[:4]) == ["prompt"] * 3 + ["read"] and done[4:] == [f"dear {step}" for step in range(4)]
+
+
+def test_a_stranger_has_one_dear_work_at_a_time_and_then_rests_as_long_as_it_took():
+    worker = FairQueue(QueueLimits(9, 9, 9, rest=1e6))
+    pause = threading.Event()
+
+    def dear(tell):
+        tell(0)
+        pause.wait(SECONDS)
+
+    measured = worker.ask(in_steps(dear), ONE, dear=True)
+    with pytest.raises(Busy):
+        worker.check_dear(ONE)
+    worker.check_dear(OTHER)
+    pause.set()
+    end_of(measured)
+    until(lambda: ONE.visitor in worker._rested)
+    with pytest.raises(Busy):
+        worker.check_dear(ONE)
+    worker.check_dear(OTHER)
+    end_of(worker.ask(lambda _tell: "a prompt", ONE))
+    worker._rested[ONE.visitor] = time.monotonic()  # it has rested
+    worker.check_dear(ONE)

@@ -86,6 +86,13 @@ class Tab(Visit):
         self.trace, self.sentences = {}, []
         self.socket.send(asked.SerializeToString())
 
+    def press(self, label: str) -> None:
+        """Press a button, and wait for nothing."""
+        asked = BackMsg()
+        state = asked.rerun_script.widget_states.widgets.add()
+        state.id, state.trigger_value = self.widgets[label], True
+        self.socket.send(asked.SerializeToString())
+
     def run(self, prompt: Prompt) -> None:
         """Press Run, and wait for the trace. Raises `Refused`, and `Broke` where another trace came."""
         self.press_run(prompt)
@@ -133,6 +140,8 @@ class Tab(Visit):
         kind = element.WhichOneof("type")
         if kind == "slider":
             self.widgets[element.slider.label] = element.slider.id
+        elif kind == "button":
+            self.widgets[element.button.label] = element.button.id
         elif kind == "file_uploader":
             self.uploader = element.file_uploader.id
         elif kind == "text":

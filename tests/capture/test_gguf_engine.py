@@ -174,9 +174,7 @@ def test_a_chat_is_written_by_the_template_of_the_file(folder):
     whole = "<s>[system] Be brief.\n[user] Il fait froid.\n[answer]"
     assert loaded.chats and "".join(trace.tokens["text"]).startswith(whole)
     assert_same(trace, moeviz.trace(model, "Il fait froid.", tokenizer=tokenizer, **asked))
-    added = loaded.added_by_template("Il fait froid.", "Be brief.")
-    kept = "".join(text for text, is_added in zip(trace.tokens["text"], added, strict=False) if not is_added)
-    assert added is not None and "Il fait froid." in kept.replace("\n", "") and "answer" not in kept
+    assert "Il fait froid." in "".join(trace.tokens["text"][trace.in_segment("user")])
 
 
 def test_a_file_without_a_template_says_so(embedded):

@@ -84,7 +84,7 @@ def test_every_option_has_words_and_all_words_of_the_table_are_of_an_option(comm
 
 
 # What an option of `moeviz trace` changes beside the request and the loading of the model, or what must be a file.
-OF_THE_OUTPUT = {"output", "json", "all", "prompt", "prompt_file", "image"}
+OF_THE_OUTPUT = {"output", "json", "all", "prompt", "prompt_file", "image", "messages"}
 NEEDS = {"system": ["--chat"], "sample_top_k": ["--temperature", "1"], "top_p": ["--temperature", "1"]}
 NEEDS["num_return_sequences"] = ["--num-beams", "9"]
 WORDS = {"cache": "static", "dtype": "float16", "decoding": "checkpoint", "top_p": "0.5", "temperature": "0.5"}
@@ -93,7 +93,7 @@ WORDS = {"cache": "static", "dtype": "float16", "decoding": "checkpoint", "top_p
 def asked(words: list[str]) -> tuple:
     """What `moeviz trace` with these words asks for, and of which model."""
     args = read_arguments(["trace", "a text", *words])
-    return request_of(args, "a text"), loading(args), args.model, args.backend, args.adapter
+    return request_of(args, ("a text",)), loading(args), args.model, args.backend, args.adapter
 
 
 def value_of(action: Action) -> list[str]:

@@ -20,7 +20,7 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
-from moeviz.formats.exports import write_trace
+from moeviz.formats.exports import read_trace, write_trace
 from moeviz.routing_trace import token_frame
 from moeviz.serving.answers import BALANCE, DRIFT, MEMORY
 from moeviz.serving.memory import serving_memory
@@ -247,6 +247,7 @@ def written() -> RoutingTrace:
         np.array([5, 6, 7, 8, 9, 5, 6, 8]),
         ["prompt"] * 3 + ["generated"] * 2 + ["prompt"] * 3,
     )
+    tokens["segment"] = pd.Series(["turn", "user", "user", "answer", "answer", "turn", "user", "user"], dtype="str")
     return RoutingTrace(model, tokens, np.arange(8, dtype=np.int16)[None, :, None] % 4)
 
 
@@ -257,6 +258,9 @@ def written() -> RoutingTrace:
         ({"chunk": 2}, 6, "6 tokens: those of prompts."),
         ({"phase": "prompt", "keep_repeats": False}, 4, "2 of repeated prefixes are left out"),
         ({"phase": "all", "keep_repeats": False}, 6, "6 tokens: those of prompts and those generated."),
+        ({"segment": "user"}, 4, "4 tokens: those of prompts and those generated, of the segment 'user'."),
+        ({"segment": "user", "keep_repeats": False}, 3, "1 of repeated prefixes are left out"),
+        ({"segment": "answer", "phase": "generated"}, 2, "2 tokens: generated ones, of the segment 'answer'."),
     ],
 )
 def test_phases_are_apart_and_repeats_go_where_asked(options, count, said, written):
@@ -275,9 +279,30 @@ def test_what_cannot_be_chosen_is_refused(written):
         served_tokens(prompts, "generated")
     with pytest.raises(MoevizError, match=f"'decode'.* {', '.join(PHASES)}"):
         served_tokens(written, "decode")
+    with pytest.raises(MissingField, match=r"'tools'.* turn, user, answer"):
+        served_tokens(written, segment="tools")
     unknown = replace(written, tokens=written.tokens.assign(token_id=np.int32(-1)))
     with pytest.raises(MissingField, match="the ids of all tokens are needed"):
         served_tokens(unknown, keep_repeats=False)
+
+
+def test_each_command_takes_the_tokens_of_one_segment(written, tmp_path, counts_file, dataset, capsys):
+    file = tmp_path / "run.npz"
+    write_trace(written, file)
+    for segment, tokens in (("user", 4), ("answer", 2)):
+        assert main(["metrics", str(file), "--segment", segment, "--json"]) == 0
+        load = json.loads(capsys.readouterr().out)["expert_load"]
+        assert sum(row["load"] for row in load) == pytest.approx(1) and len(load) == 4
+        assert main(["convert", str(file), str(tmp_path / "part.csv"), "--segment", segment]) == 0
+        assert len(read_trace(tmp_path / "part.csv").tokens) == tokens
+        assert main(["cost", "cache", str(file), "--segment", segment]) == 0
+        assert f"{tokens} tokens: " in capsys.readouterr().out
+    engine = ["--engine", "eplb", "--devices", "2", "-o", str(tmp_path / "plan.json")]
+    assert main(["plan", str(file), *engine, "--segment", "user"]) == 0
+    assert "4 tokens" in capsys.readouterr().out
+    for without in (counts_file, str(dataset)):
+        for words in (["metrics", without], ["cost", "cache", without]):
+            assert main([*words, "--segment", "user"]) == 3
 
 
 def answered(capsys, *words: str) -> dict[str, dict]:

@@ -22,6 +22,7 @@ from pyarrow import parquet
 from moeviz import whole_files
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import load_model
+from moeviz.cli.corpus import texts_at
 from moeviz.cli.main import main
 from moeviz.corpus import run
 from moeviz.corpus.analyses import DatasetStatistics
@@ -376,3 +377,10 @@ def test_a_dataset_keeps_the_sums_of_experts_outputs_and_versions_before_read_th
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
     with pytest.raises(MoevizError):
         write_corpus(model, [str(texts)], tmp_path / "found", SMALL, resume=True)
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(pipe := tmp_path / "texts.txt")
+    for read in (files_of, texts_at):
+        with pytest.raises(InvalidPrompt, match=r"texts\.txt"):
+            read([str(pipe)])

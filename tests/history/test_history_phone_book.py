@@ -275,7 +275,7 @@ def test_a_training_that_fails_or_may_not_begin_is_a_sentence_and_the_panel_stay
         until(lambda: not now(panel)["going"])
     assert "no more memory" in sentences(panel) and not drawn(panel, page.WIRE)["name"]
 
-    def refuse() -> None:
+    def refuse(dear: bool) -> None:
         raise Busy("This server already has 9 runs in line, and takes no more.")
 
     monkeypatch.setattr(page.model_service, "begin_run", refuse)

@@ -11,16 +11,19 @@ from moeviz.embedded.recorded_routing import EMBEDDED, reference_routing
 from moeviz.errors import MissingField
 from moeviz.metrics.expert_names import (
     BEATEN,
+    HOLDS,
     UNNAMED,
     expert_name_sentence,
     expert_names,
     expert_names_caption,
+    names_by_chance,
     names_sentence,
     names_that_hold,
     with_names,
 )
 from moeviz.metrics.vocabulary import kind_of
-from moeviz.routing_trace import RoutingTrace
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace, token_frame
 from moeviz.testing import sample_trace
 
 TEXTS = 4  # of each kind
@@ -120,6 +123,29 @@ def test_without_labels_classes_of_tokens_make_names():
     assert names.loc[4, ["name", "by"]].tolist() == ["digits", "tokens"]
     assert names.loc[6, "name"] == "beginning of a word" and names.loc[0, "name"] == UNNAMED
     assert names.loc[4, "f1"] == names.loc[4, "f1_token"] == 1
+
+
+def test_an_expert_with_half_of_all_tokens_is_named_by_what_it_takes_more_often():
+    """Top-2 of 4: expert 0 has 85 % of the tokens of one kind, and 40 % of the others: "always" has the highest F1."""
+    rng, T = np.random.default_rng(0), 4_000
+    kind = np.arange(T) // 100 % 4
+    first = rng.random(T) < np.where(kind == 0, 0.85, 0.4)
+    others = np.array([rng.permutation([1, 2, 3])[:2] for _ in range(T)])
+    experts = np.where(first[:, None], np.stack([np.zeros(T, int), others[:, 0]], 1), others).astype(np.int16)
+    tokens = token_frame(np.arange(T) // 100, np.arange(T) % 100, ["word"] * T)
+    tokens["label"] = pd.Series(np.array(["French", "SQL", "HTML", "prose"], object)[kind], dtype="str")
+    model = ModelInfo("half", "test", (0,), (4,), 2, slot_order="unknown")
+    trace = RoutingTrace(model, tokens, np.sort(experts, axis=1)[None])
+    named = expert_names(trace)
+    assert named["name"].tolist() == ["French", *[UNNAMED] * 3] and named["phi"][0] > HOLDS
+    assert named["f1"][0] < named["f1_always"][0], "F1 alone would have chosen another"
+    assert names_by_chance(trace, 4) == [0] * 4
+
+
+def test_a_trace_without_texts_of_tokens_keeps_its_tokens():
+    trace = of_kinds(["French", "SQL"], {"French": 1, "SQL": 5})
+    silent = replace(trace, tokens=trace.tokens.assign(text=pd.Series("", trace.tokens.index, dtype="str")))
+    assert expert_names(silent).query("holds")["name"].tolist() == ["French", "SQL"]
 
 
 def test_one_text_has_no_half_to_set_aside(trace):

@@ -6,6 +6,7 @@ turn a second while others wait. Work that is a generator gives its turn away be
 so who asks for a short prompt waits for some steps of a long text, and not for the text. Who stops listening (Stop, a
 rerun, a closed tab) has cancelled: the work ends at its next progress, which is within one token. Texts that
 decode together grow in each other's turns too, and each has its own: so they are at their end after few rounds.
+Dear work, of hundreds of forwards, goes on only while nothing else is in line and no page is being drawn.
 """
 
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 
 from moeviz.errors import MoevizError
 from moeviz_app.jobs.errors import as_sentence
-from moeviz_app.jobs.render_lock import released, slow_down
+from moeviz_app.jobs.render_lock import released, slow_down, wait_for_pages
 from moeviz_app.server.metrics import count
 
 LISTEN_SECONDS = 0.1  # a page looks up this often, and notices its end there
@@ -58,11 +59,13 @@ class QueueLimits:
     """Limits on runs in line at once, waiting or begun: in all, of one visitor, of one address.
 
     The last quarter of the places, in all and of an address, is for visitors who have no run there yet.
+    With a `rest`, a visitor may have one dear work at a time, and then rests that many times as long as it took.
     """
 
     in_all: int
     of_visitor: int
     of_address: int
+    rest: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +93,19 @@ class Done:
 class _Job:
     work: Work
     asker: Client
+    dear: bool = False
     told: SimpleQueue = field(default_factory=SimpleQueue)  # Progress, Done, or an exception
     cancelled: threading.Event = field(default_factory=threading.Event)
     steps: Generator[Any, None, Any] | None = None  # of a long text that has begun
     asked: float = field(default_factory=time.monotonic)
     begun: bool = False
+    worked: float = 0.0  # seconds of the steps of a long one
 
     @property
     def is_long(self) -> bool:
         return isgeneratorfunction(self.work)
 
-    def turn(self, others_wait: Callable[[], bool]) -> bool:
+    def turn(self, others_wait: Callable[[float], bool]) -> bool:
         """Work until it is time for others; whether that was the end."""
         began = time.monotonic()
         if not self.begun:
@@ -115,7 +120,7 @@ class _Job:
         count("model_seconds", time.monotonic() - began)
         return ended
 
-    def _work(self, began: float, others_wait: Callable[[], bool]) -> bool:
+    def _work(self, began: float, others_wait: Callable[[float], bool]) -> bool:
         self._check()
         if not self.is_long:
             return self._end("done", Done(self.work(self._tell)))
@@ -123,8 +128,15 @@ class _Job:
             self.steps = self.work(self._tell)
         try:
             while True:
-                self._tell(next(self.steps))
-                if time.monotonic() > began + TURN_SECONDS and others_wait():
+                if self.dear:
+                    wait_for_pages()
+                resumed = time.monotonic()
+                try:
+                    news = next(self.steps)
+                finally:
+                    self.worked += time.monotonic() - resumed
+                self._tell(news)
+                if others_wait(began):
                     return False
         except StopIteration as end:
             return self._end("done", Done(end.value))
@@ -152,17 +164,20 @@ class FairQueue:
         self.places = QueueLimits(places, places, places) if isinstance(places, int) else places
         self._line: dict[str, deque[_Job]] = {}  # by visitor, who has the next turn first; of each, its next job first
         self._at: _Job | None = None  # that has its turn now
+        self._rested: dict[str, float] = {}  # by visitor: when the next dear work may begin
         self._shared_turn = float("-inf")  # when somebody who cannot be distinguished had the last one
         self._at_rest, self._guard, self._running = at_rest, threading.Lock(), False
         self._stopping, self._resting = False, threading.Event()
         self._resting.set()
 
-    def ask(self, work: Work, asker: Client = NOBODY) -> Iterator[InLine | Progress | Done]:
+    def ask(self, work: Work, asker: Client = NOBODY, dear: bool = False) -> Iterator[InLine | Progress | Done]:
         """Queue the work now, and listen: yields now and then (more often near its turn), and the result last.
+
+        dear   it has its turns only while nothing else is in line.
 
         Raises `Busy`, and whatever the work raises. Close the iterator to cancel.
         """
-        job = _Job(work, asker)
+        job = _Job(work, asker, dear)
         with self._guard:
             for other in self._jobs():
                 if asker.tab is not None and other.asker.tab == asker.tab:
@@ -175,6 +190,26 @@ class FairQueue:
             self._line.setdefault(asker.visitor, deque()).append(job)
             count("waiting")
         return self._listen(job)
+
+    def check_dear(self, asker: Client) -> None:
+        """Raise `Busy` if this visitor may not begin dear work now: there is another, or the last one took long."""
+        with self._guard:
+            left = self._rested.get(asker.visitor, 0.0) - time.monotonic()
+            under_way = any(job.dear and job.asker.visitor == asker.visitor for job in self._jobs())
+        if not self.places.rest or (left <= 0 and not under_way):
+            return
+        count("refusals", why="dear")
+        if under_way:
+            raise Busy("You already have a long measurement under way here. Stop it, or wait for its end.")
+        raise Busy(
+            f"Your last long measurement took much of this server's time. Begin the next in {left + 0.5:,.0f} s, or "
+            "run moeviz on your own machine."
+        )
+
+    def _charge(self, visitor: str, seconds: float) -> None:
+        now = time.monotonic()
+        self._rested = {who: until for who, until in self._rested.items() if until > now}
+        self._rested[visitor] = max(now, self._rested.get(visitor, now)) + self.places.rest * seconds
 
     def stop(self, seconds: float) -> bool:
         """Take no more work, cancel what there is, and wait so long for its end; whether it came."""
@@ -217,6 +252,8 @@ class FairQueue:
             ended = job.turn(self._others_wait)
             with self._guard:
                 self._at = None
+                if ended and job.dear:
+                    self._charge(job.asker.visitor, job.worked)
                 count("running", -1)
                 if not ended:
                     self._line.setdefault(job.asker.visitor, deque()).append(job)
@@ -226,12 +263,13 @@ class FairQueue:
     def _next(self) -> _Job | None:
         """Take the first visitor's first job; the visitor then stands last. None: there is nothing to do."""
         with self._guard:
-            begun = sum(job.steps is not None for line in self._line.values() for job in line)
             lines = list(self._line.items())
             if time.monotonic() < self._shared_turn + SHARED_SECONDS:
                 lines.sort(key=lambda of: not of[1][0].asker.is_browser)  # the others in their order
-            for visitor, line in lines:
-                for job in line:
+            for dear in (False, True):
+                of_kind = [(visitor, job) for visitor, line in lines for job in line if job.dear is dear]
+                begun = sum(job.steps is not None for _, job in of_kind)
+                for visitor, job in of_kind:
                     if job.cancelled.is_set() or not job.is_long or job.steps is not None or begun < MOST_BEGUN:
                         return self._take(visitor, job)
             self._running = False
@@ -250,9 +288,13 @@ class FairQueue:
         count("running")
         return job
 
-    def _others_wait(self) -> bool:
+    def _others_wait(self, began: float) -> bool:
+        """Return True if the work that has its turn since `began` is to give it away."""
+        late = time.monotonic() > began + TURN_SECONDS
         with self._guard:
-            return bool(self._line)
+            dear = self._at is not None and self._at.dear
+            waiting = {job.dear for line in self._line.values() for job in line}
+        return (dear and False in waiting) or (late and dear in waiting)
 
     def _listen(self, job: _Job) -> Iterator[InLine | Progress | Done]:
         heard: Any = InLine(0)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ log = logging.getLogger("moeviz.app")
 FILES = "files"  # the line of those who wait for a file to be made
 DATASETS = "datasets"  # and of those who wait for an answer from a dataset
 FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
+REST = 3.0  # of a stranger after dear work, in times of what it took
 Heard = Iterator[InLine | Progress | Done]
 OfModel = Callable[["LoadedModel | EngineModel", Tell], Any]
 
@@ -66,8 +68,16 @@ def model(name: str, how: model_catalog.LoadOptions = model_catalog.DEFAULT_LOAD
         return _models.get(wanted)
 
 
-def begin_run() -> None:
-    """Count a run of this visitor. Raises `TooOften` where that is more than may begin in a minute."""
+def begin_run(dear: bool = False) -> None:
+    """Count a run of this visitor. Raises `TooOften` where that is more than may begin in a minute.
+
+    dear   it is of hundreds of forwards: raises `Busy` too, while the visitor has another or rests after the last.
+    """
+    if dear:
+        with _guard:
+            lines = list(_lines.values())
+        for line in lines:
+            line.check_dear(client())
     try:
         asker = identity.visitor()
         _pace.begin(asker.id, 1 if asker.is_browser else identity.BROWSERS)
@@ -76,31 +86,32 @@ def begin_run() -> None:
         raise
 
 
-def run_on_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> Heard:
+def run_on_model(name: str, how: model_catalog.LoadOptions, work: OfModel, dear: bool = False) -> Heard:
     """Have the device's own thread do `work(model, tell)`; see `FairQueue.ask`. Close it to cancel.
 
-    What this page has asked for before is cancelled: it waits for one thing at a time.
+    What this page has asked for before is cancelled: it waits for one thing at a time. Dear work pauses wherever it
+    tells how far it is, and holds nothing then that others may wait for.
     """
     model(name, how)
-    return _line(_wanted(name, how).device).ask(_with_model(name, how, work), client(tab=True))
+    return _line(_wanted(name, how).device).ask(_with_model(name, how, work, dear), client(tab=True), dear)
 
 
-def runner_on_model(name: str, how: model_catalog.LoadOptions) -> Callable[[OfModel], Heard]:
-    """Load a model now, and return a function that runs work on it later, from any thread."""
+def dear_runner_on_model(name: str, how: model_catalog.LoadOptions) -> Callable[[OfModel], Heard]:
+    """Load a model now, and return a function that runs dear work on it later, from any thread."""
     model(name, how)
     line, asker = _line(_wanted(name, how).device), client()
-    return lambda work: line.ask(_with_model(name, how, work), asker)
+    return lambda work: line.ask(_with_model(name, how, work, True), asker, True)
 
 
-def run_training(work: Work) -> Heard:
-    """Have the processor's thread do `work(tell)`, step by step, so that others have their turn between."""
-    return _line("cpu").ask(in_steps(work), client(tab=True))
+def run_dear(work: Work) -> Heard:
+    """Have the processor's thread do `work(tell)`, step by step, in what time others leave over."""
+    return _line("cpu").ask(in_steps(work), client(tab=True), True)
 
 
-def training_runner() -> Callable[[Work], Heard]:
-    """Return a function that has the processor's thread train, as `run_training` does, from any thread."""
+def dear_runner() -> Callable[[Work], Heard]:
+    """Return a function that has the processor's thread do work as `run_dear` does, from any thread."""
     asker = client()
-    return lambda work: _line("cpu").ask(in_steps(work), asker)
+    return lambda work: _line("cpu").ask(in_steps(work), asker, True)
 
 
 def file_maker(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
@@ -146,20 +157,6 @@ def chats(name: str, how: model_catalog.LoadOptions) -> bool:
     return loaded.chats if _is_of_an_engine(loaded) else bool(getattr(loaded.tokenizer, "chat_template", None))
 
 
-def added_by_template(name: str, how: model_catalog.LoadOptions, prompt: str, system: str | None) -> list[int]:
-    """Return the tokens of a chat turn that its template added; none if that cannot be known."""
-    loaded = _in_memory(name, how)
-    if loaded is None or not chats(name, how):
-        return []
-    from moeviz.capture.run.prompts import added_by_template
-
-    if _is_of_an_engine(loaded):
-        added = loaded.added_by_template(prompt, system)
-    else:
-        added = added_by_template(loaded.tokenizer, prompt, system)
-    return [] if added is None else [token for token, is_added in enumerate(added) if is_added]
-
-
 def forget_models() -> None:
     """Let the models go that nobody uses: for tests."""
     _models.forget()
@@ -192,24 +189,26 @@ def _in_use(name: str, how: model_catalog.LoadOptions) -> "AbstractContextManage
     return _models.at_work(_wanted(name, how))
 
 
-def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> Work:
+def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel, dear: bool = False) -> Work:
     """Work on a model as work of a line; the model stays in memory from its first turn to its last."""
 
     def steps(tell: Tell) -> Iterator[Any]:
         with _in_use(name, how) as loaded:
-            return (yield from work(loaded, tell))
+            return (yield from (work(loaded, tell) if generates else in_steps(partial(work, loaded))(tell)))
 
     def whole(tell: Tell) -> Any:
         with _in_use(name, how) as loaded:
             return work(loaded, tell)
 
-    return steps if isgeneratorfunction(work) else whole
+    generates = isgeneratorfunction(work)
+    return steps if generates or dear else whole
 
 
 def _line(device: str) -> FairQueue:
     """Return the queue of a device, or of those who wait for a file to be made."""
     most = settings.SETTINGS
-    places = QueueLimits(most.max_waiting, most.runs_per_visitor, most.runs_per_address)
+    rest = REST if most.serve == settings.PUBLIC else 0.0
+    places = QueueLimits(most.max_waiting, most.runs_per_visitor, most.runs_per_address, rest)
     if device in (FILES, DATASETS):
         places = QueueLimits(FILES_IN_ALL, FILES_OF_A_VISITOR, FILES_IN_ALL)
     with _guard:

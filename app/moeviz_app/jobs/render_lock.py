@@ -134,6 +134,12 @@ def give_up_slot() -> None:
     _leave()
 
 
+def wait_for_pages(seconds: float = SECONDS) -> None:
+    """Wait until no page is being drawn or waits to be, but no longer than that."""
+    if _room.enter(seconds, behind=True):
+        _room.leave()
+
+
 def _enter() -> None:
     for semaphore, seconds, behind in _mine.through:
         if behind:

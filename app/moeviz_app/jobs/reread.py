@@ -98,8 +98,8 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
         _kept.put(key, found, found.flips.nbytes + found.falls.nbytes + found.next.nbytes + found.to.nbytes)
         return found
 
-    model_service.begin_run()
-    return Background(model_service.runner_on_model(run.model, run.how), [work])
+    model_service.begin_run(dear=True)
+    return Background(model_service.dear_runner_on_model(run.model, run.how), [work])
 
 
 def occlusion_of(trace: RoutingTrace, run: RunRequest) -> "Occlusion | None":

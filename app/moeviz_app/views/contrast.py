@@ -122,11 +122,12 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
     count = sum(map(len, amounts.values()))
     st.text(
         f"Of {count} experts above, those that take more of {kinds[0]} get this added to their score before each "
-        f"router chooses, and those that take more of {kinds[1]} get it taken away."
+        f"router chooses, and those that take more of {kinds[1]} get it taken away. Measure takes up to "
+        f"{3 * 2 * MOST_TEXTS} forwards of {MOST_TOKENS} tokens and writes two texts, while nobody else waits."
     )
     if asked:
         model_catalog.check_on_offer(trace.model.name)
-        model_service.begin_run()
+        model_service.begin_run(dear=True)
         visit().dialled = (trace, kinds, amount, text, _measured(trace, kinds, turned(found, amount), text))
     if (known := visit().dialled) is not None and known[0] is trace and known[1:4] == (kinds, amount, text):
         losses, texts = known[4]
@@ -180,14 +181,16 @@ def _measured(
     sets = {name: _texts(trace, mask.to_numpy()) for name, mask in rows.items() if mask.any()}
     new = min(WRITTEN, settings.SETTINGS.max_new_tokens)
 
-    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple[pd.DataFrame, list[RoutingTrace]]:
+    def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> tuple[pd.DataFrame, list[RoutingTrace]]:
         plain = CaptureRequest(
             (text,), max_new_tokens=new, sampling=Sampling(temperature=usual_temperature(trace.model.name))
         )
         asked = [plain, replace(plain, intervention=Bias(amounts))] if text and new else []
-        return loss_by_set(loaded, sets, Bias(amounts)), [capture(loaded, request) for request in asked]
+        losses = loss_by_set(loaded, sets, Bias(amounts), progress=lambda *at: tell(at))
+        return losses, [capture(loaded, request) for request in asked]
 
-    return waited_for(model_service.run_on_model(trace.model.name, session.how(), work), READS)
+    heard = model_service.run_on_model(trace.model.name, session.how(), work, dear=True)
+    return waited_for(heard, READS, "texts read")
 
 
 def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:

@@ -12,7 +12,7 @@ import streamlit as st
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.metrics.routes import RouteRegret, expected_cost, joined_regret
+from moeviz.metrics.routes import RouteRegret, expected_cost, expected_seconds, joined_regret
 from moeviz.own_folder import keep_table, kept_table
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
@@ -55,6 +55,7 @@ def _hash(text: str) -> str:
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
+FEWEST_TOKENS = 2  # of a text whose routes are judged
 JOB = "work for an expert"  # one at a time: a visitor's own
 SECONDS_BETWEEN_LOOKS = 0.7
 MUTED = "muted"  # folder of what is kept
@@ -138,10 +139,17 @@ def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
     if (trace.tokens["phase"] == "generated").any():
         say("Routes are judged by the token that follows, and the model itself chose those that it generated.")
         return
+    run = recent.run_of(trace)
+    if (why := model_catalog.why_only_read(trace.model.name if run is None else run.model)) is not None:
+        say(why)
+        return
+    if trace.tokens["sequence"].value_counts().max() < FEWEST_TOKENS:
+        say("Routes are judged by the token that follows, and no text here has two tokens. Run a longer text.")
+        return
     cost, texts = expected_cost(trace.model), trace.tokens["sequence"].nunique()
     tokens = len(trace.tokens) if positions is None else min(positions * texts, len(trace.tokens))
-    how = f"{cost.sentence(texts)}; {tokens:,} tokens of {texts:,} text{'s' * (texts != 1)} are judged."
-    note(how)
+    how = cost.sentence(texts, expected_seconds(trace.model, tokens / texts))
+    note(f"{how}; {tokens:,} tokens of {texts:,} text{'s' * (texts != 1)} are judged.")
     if cost.forwards * tokens > (most := settings.SETTINGS.max_corpus_chars):
         say(
             f"That would read {cost.forwards * tokens:,.0f} tokens, and {most:,} are read here. Take a shorter text, "
@@ -217,7 +225,7 @@ def _offer(
         st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep, parts_count)
     elif st.button(words, help=why, key=f"begin {name}"):
         with explained():
-            model_service.begin_run()
+            model_service.begin_run(dear=True)
             if running is not None:
                 running[1].stop()
             session.keep_result(JOB, (name, begin()))
@@ -269,7 +277,7 @@ def _muting_depends(seen: ExpertInTrace) -> str | None:
 
 
 def _on_model(trace: RoutingTrace, pieces: list[Piece]) -> Background:
-    return Background(model_service.runner_on_model(trace.model.name, _how(trace)), pieces)
+    return Background(model_service.dear_runner_on_model(trace.model.name, _how(trace)), pieces)
 
 
 def _pairs(trace: RoutingTrace) -> Pairs:

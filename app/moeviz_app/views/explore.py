@@ -264,10 +264,9 @@ def _rows(trace: RoutingTrace) -> range:
 
 
 def _of_template(trace: RoutingTrace) -> list[int]:
-    ran = recent.run_of(trace)
-    if ran is None or not ran.chat or ran.images:  # nobody knows them where images stand in the turn
-        return []
-    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system)
+    """Return the tokens that a chat template added."""
+    segments = trace.tokens.get("segment")
+    return [] if segments is None else [row for row, name in enumerate(segments) if name == "turn"]
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:

@@ -34,7 +34,7 @@ def lineage_page() -> None:
         if asked:
             for name in (base, child):
                 model_catalog.check_on_offer(name)
-            model_service.begin_run()
+            model_service.begin_run(dear=True)
             visit().lineage = (base, child, _compared(base, child))
         if (known := visit().lineage) is not None and known[:2] == (base, child):
             _show(known[2])
@@ -68,13 +68,13 @@ def _choose() -> tuple[str, str, bool]:
 
 
 def _compared(base: str, child: str) -> Any:
-    """Find the lineage, in the line of work on files. Raises what `moeviz.lineage` raises."""
+    """Find the lineage, in the time that others leave over. Raises what `moeviz.lineage` raises."""
     from moeviz.analyses.lineage import lineage
 
     def work(tell: Tell) -> Any:
         return lineage(base, child, progress=lambda done, total: None if done % EVERY else tell((done, total)))
 
-    return waited_for(model_service.dataset_runner()(work), READS, "experts compared")
+    return waited_for(model_service.run_dear(work), READS, "experts compared")
 
 
 def _show(found: Any) -> None:

@@ -54,6 +54,7 @@ from moeviz_app.views.models import models_page
 from moeviz_app.views.one_word import ADDRESS as WORD
 from moeviz_app.views.one_word import one_word_page
 from moeviz_app.views.prune import prune_page
+from moeviz_app.views.routes import ADDRESS as A_PATH
 from moeviz_app.views.routes import PAGE as ROUTES
 from moeviz_app.views.routes import routes_page
 from moeviz_app.views.serve import serve_page
@@ -109,7 +110,7 @@ PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at
     "Experts": (
         PageRow("Experts", experts_page, OF_EXPERTS, EXPERTS),
         PageRow(TABLE, expert_table_page, OF_EXPERTS),
-        PageRow(ROUTES, routes_page, OF_EXPERTS),
+        PageRow(ROUTES, routes_page, OF_EXPERTS, A_PATH),
         _topic("Specialization", _takes(EMBEDDED, ORDER, prefers=(KINDS,))),
         _topic("Locality", TOKENS),
         _topic("Co-activation", TOKENS),

@@ -1,6 +1,5 @@
 """The page Prune: which experts a model can do without, what that costs, and files to cut them by."""
 
-from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,10 @@ from moeviz.charts.pruning import COST, KINDS, NAMES
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError
 from moeviz.labelled_texts import texts_that_ship
-from moeviz.metrics.pruning import RANDOM
+from moeviz.metrics.pruning import RANDOM, SHARES
 from moeviz.text import quoted
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.fair_queue import Tell
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example, example
 from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest
@@ -64,9 +62,12 @@ def prune_page() -> None:
             texts = choose_texts(session.PRUNING_SOURCE, "Evaluation set")
             criteria = _choose_criteria()
             asked = (name, session.how(), tuple(texts), criteria)
+            chose = (len(texts) + 1) // 2
+            most = chose + (len(texts) - chose) * (1 + len(SHARES) * (len(criteria) - 1 + DRAWS))
+            st.text(f"Measure takes up to {most:,} forwards of at most {FIRST_TOKENS} tokens, while nobody else waits.")
             if st.button("Measure", type="primary", shortcut="mod+enter"):
                 model_catalog.check_on_offer(name)
-                model_service.begin_run()
+                model_service.begin_run(dear=True)
                 visit().pruning = (asked, _measured(name, texts, criteria))
         if (known := visit().pruning) is not None and known[0] == asked:
             _show(name, known[1])
@@ -104,14 +105,11 @@ def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCur
     model_catalog.bring_torch()
     from moeviz.analyses.pruning.curve import pruning_curve
 
-    def work(loaded: "LoadedModel", tell: Tell) -> Generator[Any, None, Any]:
-        def measure(tell: Tell) -> "PruningCurve":
-            how = {"criteria": criteria, "draws": DRAWS, "tokens": FIRST_TOKENS}
-            return pruning_curve(loaded, texts, **how, progress=lambda done, total: tell((done, total)))
+    def work(loaded: "LoadedModel", tell: Tell) -> "PruningCurve":
+        how = {"criteria": criteria, "draws": DRAWS, "tokens": FIRST_TOKENS}
+        return pruning_curve(loaded, texts, **how, progress=lambda done, total: tell((done, total)))
 
-        return (yield from in_steps(measure)(tell))
-
-    return waited_for(model_service.run_on_model(name, session.how(), work), READS, "texts read")
+    return waited_for(model_service.run_on_model(name, session.how(), work, dear=True), READS, "texts read")
 
 
 def _show(name: str, curve: "PruningCurve") -> None:

@@ -1,21 +1,24 @@
 """Routes: were tokens routed well, and which paths do they take? A part of Explore, and a tab of Experts."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts.routes import GAINS, RANKS, ROUTES, STAKE, WELL, WHOSE
+from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_names import sample_of_texts
 from moeviz.metrics.paths import PathTable, path_table, similar_tokens, tokens_of_path
 from moeviz.metrics.routes import RouteRegret, blind_spots, route_sentences
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
-from moeviz_app.jobs import model_catalog
+from moeviz.text import quoted
 from moeviz_app.jobs.recorded import once_per_trace, usual
-from moeviz_app.session import recent, session
+from moeviz_app.session import session
+from moeviz_app.url.fields import MOST_SEARCHED, page_address, short_text
 from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import offer_routes, routes_of
 from moeviz_app.views.experts import texts_on_screen
@@ -25,6 +28,7 @@ from moeviz_app.widgets.messages import explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 
 PAGE = "Routes"
+ADDRESS = page_address(short_text("through", session.A_PATH, cleared=True))
 POSITIONS = 10  # tokens of each text that are judged
 VIEWS = {"How much is at stake": STAKE, "How well it was routed": WELL}
 GROUPS = {
@@ -98,10 +102,6 @@ def routes_page() -> None:
 
 def _judged(trace: RoutingTrace) -> None:
     st.subheader("Was it routed well?", anchor=False)
-    run = recent.run_of(trace)
-    if (why := model_catalog.why_only_read(trace.model.name if run is None else run.model)) is not None:
-        say(why)
-        return
     if (found := routes_of(trace)) is None:
         offer_routes(trace, POSITIONS)
         return
@@ -133,21 +133,47 @@ def _paths(trace: RoutingTrace) -> None:
         shown = found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]]).rename(
             columns=COLUMNS
         )
-        chosen = _table(shown, on_select="rerun", selection_mode="single-row", key=f"paths of {id(trace)}")
-        note("Choose a row to see its tokens in their texts.")
-        for row in chosen.selection.rows:
-            of = found.paths.iloc[row]
-            _show_path(trace, int(of["first_layer"]), of["path"])
+        key = f"paths of {id(trace)}"
+        _table(shown, on_select=partial(_choose_path, found, key), selection_mode="single-row", key=key)
+        text = st.text_input(
+            "A path, or a pair of experts",
+            key=session.A_PATH,
+            max_chars=MOST_SEARCHED,
+            placeholder="0:3.1: layer 0, expert 3, and expert 1 in the next",
+            help="Choose a row above, or type the first layer and an expert for each layer from there on.",
+            persist_state="session",
+        )
+        if text:
+            _show_path(trace, *_path_in(text))
+
+
+def _choose_path(found: PathTable, key: str) -> None:
+    """Write the path of the row that was just chosen into the box below the table; none if it was let go."""
+    rows = st.session_state[key].selection.rows
+    paths = found.paths[["first_layer", "path"]].iloc[rows].itertuples(index=False)
+    session.set_value(session.A_PATH, "".join(f"{first}:{'.'.join(map(str, path))}" for first, path in paths))
+
+
+def _path_in(text: str) -> tuple[int, list[int]]:
+    """Return the first layer and the experts of a path. Raises `InvalidTrace` for anything else."""
+    first, _, experts = text.partition(":")
+    if not all(part.strip().isdecimal() for part in (first, *experts.split("."))):
+        raise InvalidTrace(f"A path is {quoted(text)}; it must be a layer and an expert for each layer, as 0:3.1.")
+    return int(first), [int(expert) for expert in experts.split(".")]
 
 
 def _show_path(trace: RoutingTrace, first_layer: int, path: Sequence[int]) -> None:
     """Draw the page of a path: its tokens, and the ways to its experts."""
+    tokens = tokens_of_path(trace, first_layer, path)
+    if tokens.empty:
+        say("No token of these texts takes this path.")
+        return
     layers = trace.model.layers[trace.model.layers.index(first_layer) :]
     with st.container(horizontal=True):
         for layer, expert in zip(layers, path, strict=False):
             if st.button(f"Layer {layer}, expert {expert}", key=f"path to {layer} {expert}"):
                 open_expert(expert_query(layer, expert))
-    _tokens(tokens_of_path(trace, first_layer, path))
+    _tokens(tokens)
 
 
 @once_per_trace

@@ -14,9 +14,10 @@ import torch
 from torch import FloatTensor, LongTensor, Tensor
 
 from moeviz.capture.engines.engine import SoFar
+from moeviz.capture.run.chat import as_text
 from moeviz.capture.run.decoding import Decoding, sampling_processors
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
-from moeviz.capture.run.prompts import check_context, turns
+from moeviz.capture.run.prompts import check_context
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -37,13 +38,12 @@ def prompt_ids(
 
     Raises `InvalidPrompt` for what cannot be read, and `CaptureError` if there is no chat template.
     """
-    texts = list(request.prompts)
     if request.chat and not tokenizer.chat_template:
         raise CaptureError(
             f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
             "the model then reads the text as it is."
         )
-    texts = turns(tokenizer, texts, request.system) if request.chat else texts
+    texts = [as_text(tokenizer, chat) for chat in request.conversations] if request.chat else request.texts
     ids = [ids_of(text) for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")

@@ -64,10 +64,6 @@ class EngineModel(ABC):
         """Tell which characters of `text` each token stands for, without special tokens; None where nobody knows."""
         return None
 
-    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
-        return None
-
     @abstractmethod
     def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
         """Run the prompts: once they are read, and after each generated token, a function that makes the trace so far.

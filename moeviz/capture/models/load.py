@@ -317,7 +317,7 @@ def _processor(name: str, source: str, model: PreTrainedModel, revision: str | N
         with explained(f"The processor of {quoted(name)} did not load"):
             found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)
     except ModelNotFound as error:
-        log.info("%s It reads text alone.", error)
+        log.debug("%s", error)  # who gives it an image is told
         return None
     return found if isinstance(found, ProcessorMixin) else None
 

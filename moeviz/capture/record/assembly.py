@@ -12,6 +12,7 @@ import torch
 from moeviz.capture.record.hooks import Recording
 from moeviz.capture.routers.discovery import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.run.chat import with_segments
 from moeviz.capture.run.generation_plan import ended_words
 from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
 from moeviz.capture.run.token_texts import token_texts
@@ -130,6 +131,7 @@ def _tokens(run: ModelInput, met: RoutedSequences):
         token_id=met.ids[met.kept],
         phase=np.where(column < met.prompt, "prompt", "generated"),
     )
+    tokens = with_segments(tokens, run.segments)
     if run.image_columns is None:
         return tokens
     of_text = pd.DataFrame([(TEXT, NO_IMAGE, NO_VIEW, *[np.nan] * len(BOX))], columns=[*IMAGE_COLUMNS])

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from moeviz.next_tokens import NEXT, NextTokens
 PART = 64  # probabilities of which the largest is looked at first
 MOST_LOGITS = 2**24  # float32 numbers at once: 64 MB
 MOST_ROWS = 256  # at once: more take more memory, and no less time
+SOFTMAX_ROWS = 32  # at once: more have no place in a CPU's cache, and in memory that is allocated anew
 LENS_BY_ITSELF = 2**33  # multiplications of a run, half a second of a CPU: beyond that a lens must be asked for
 NORMS = ("norm", "final_layernorm", "final_norm", "norm_f", "ln_f", "embedding_norm")  # the last before the head
 Top = tuple[Tensor, Tensor]  # ids (n, N) int32 and probabilities (n, N) float32
@@ -61,8 +61,9 @@ class Head:
         parts = []
         for rows in hidden.reshape(-1, hidden.shape[-1]).split(self.most_rows):
             logits = self._logits(rows)
-            p, ids = _largest(logits.float().softmax(-1))
-            parts.append((ids.int(), p))
+            for some in logits.split(SOFTMAX_ROWS):
+                p, ids = _largest(some.float().softmax(-1))
+                parts.append((ids.int(), p))
         ids, p = (torch.cat(part) for part in zip(*parts, strict=True))
         return (ids, p), logits[-1].clone()  # a view would hold the logits of all of these rows
 
@@ -187,22 +188,9 @@ class NextTokenRecord:
         """Name each token that is among the likeliest once."""
         every = np.stack([ids, *(part for part, _ in lens)])
         tokens, rows = np.unique(every, return_inverse=True)
-        texts, rows = _texts(tokenizer, tokens.tolist()), rows.reshape(every.shape).astype(np.int32)
+        texts, rows = tuple(texts_of_tokens(tokenizer, tokens.tolist())), rows.reshape(every.shape).astype(np.int32)
         of_lens = (rows[1:], np.stack([part for _, part in lens])) if lens else (None, None)
         return NextTokens(texts, rows[0], p, *of_lens, tokens.astype(np.int32))
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, ...]:
-    """Return the texts of tokens; each is decoded once, unless tokens are added to its tokenizer."""
-    size, known = _known.get(tokenizer, (0, {}))
-    if size != len(tokenizer):
-        size, known = _known[tokenizer] = len(tokenizer), {}
-    new = [token for token in tokens if token not in known]
-    known.update(zip(new, texts_of_tokens(tokenizer, new), strict=True))
-    return tuple(known[token] for token in tokens)
-
-
-_known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
 @contextmanager

@@ -1,12 +1,9 @@
-"""Put prompts into one batch for a model: as turns of a chat if asked, padded on the left, checked against its context.
+"""Put prompts into one batch for a model: as chats if asked, padded on the left, checked against its context."""
 
-A turn is written out by the tokenizer's own template, and for each token it is known whether the template added it.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import cast
 
 import pandas as pd
 import torch
@@ -16,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.models.patching import eager_model, unwrap_peft
+from moeviz.capture.run.chat import PromptSegments, Span, as_text, prompt_segments
 from moeviz.capture.run.images import check_no_placeholder, check_takes_images, read_images
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -63,6 +61,7 @@ class ModelInput:
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
     batch: Batch
+    segments: tuple[PromptSegments | None, ...] = ()  # of each prompt, in a chat
     images: tuple[TraceImage, ...] = ()
     image_columns: pd.DataFrame | None = None  # of the tokens of the prompt, if it has images
 
@@ -104,14 +103,16 @@ def prepare(
     ids = _given_ids(runs, request.token_ids) if request.token_ids else _ids_of_texts(tokenizer, request)
     check_no_placeholder(runs, tokenizer, ids)
     batch = in_one_batch(runs, ids, request.max_new_tokens)
-    return ModelInput(runs, tokenizer, info, batch)
+    spans = partial(token_spans, tokenizer)
+    segments = tuple(prompt_segments(tokenizer, spans, chat) for chat in request.conversations)
+    return ModelInput(runs, tokenizer, info, batch, segments=segments)
 
 
 def _with_images(run: ModelInput, request: CaptureRequest, processor: ProcessorMixin | None) -> ModelInput:
     """Return the run of a prompt with images."""
     check_takes_images(run.model, processor)
     assert processor is not None  # what was just checked
-    read = read_images(run.model, processor, request.prompts[0], request.images, request.chat, request.system)
+    read = read_images(run.model, processor, request.texts[0], request.images, request.chat, request.system)
     batch = replace(in_one_batch(run.model, [read.ids], request.max_new_tokens), tensors=read.tensors)
     info = replace(run.info, caution=" ".join(filter(None, (run.info.caution, read.caution))))
     return replace(
@@ -141,9 +142,9 @@ def _given_ids(model: PreTrainedModel, token_ids: tuple[tuple[int, ...], ...]) -
 
 def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -> list[list[int]]:
     """Tokenise. A chat template writes its own special tokens: then the tokenizer adds none."""
-    texts, how = list(request.prompts), {}
+    texts, how = request.texts, {}
     if request.chat:
-        texts, how = turns(tokenizer, texts, request.system), {"add_special_tokens": False}
+        texts, how = [as_text(tokenizer, chat) for chat in request.conversations], {"add_special_tokens": False}
     ids = [tokenizer(text, verbose=False, **how)["input_ids"] for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
@@ -180,94 +181,9 @@ def check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
     )
 
 
-MARKS = ("\ue000user\ue001", "\ue000system\ue001")  # of the private use area: no template has them, and no text need
-Span = tuple[int, int]
-
-
-@runtime_checkable
-class Templated(Protocol):
-    """A tokenizer that can write a chat, as every one of transformers can."""
-
-    chat_template: Any
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any:
-        """Write the turns of a chat as one text."""
-
-
-def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
-    """Write a text as the user's turn, after the system prompt if there is one, up to where the model's answer begins.
-
-    Raises `CaptureError` if the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
-    """
-    if not tokenizer.chat_template:
-        raise CaptureError(
-            f"{type(tokenizer).__name__} has no chat template, so this text cannot be sent as a turn of a chat. Leave "
-            "chat out: the model then reads the text as it is."
-        )
-    messages = [{"role": role, "content": words} for role, words in (("system", system), ("user", text)) if words]
-    try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # a template is a stranger's program: it may raise anything
-        raise InvalidPrompt(
-            f"The tokenizer's chat template does not take this: {error or type(error).__name__}. Leave out the system "
-            "prompt, or chat."
-        ) from error
-
-
 def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Span] | None:
     """Return the characters that each token of a text stands for, special tokens left out; None if nobody knows."""
     if not tokenizer.is_fast:
         return None
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return [(int(start), int(end)) for start, end in read["offset_mapping"]]
-
-
-def added_by_template(
-    tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None
-) -> tuple[bool, ...] | None:
-    """Return, for each token of a prompt, whether the template added it: it has no character of text or system prompt.
-
-    None if that is unknown: the template changes what it is given, or the tokenizer does not say which characters a
-    token stands for.
-    """
-    return added(tokenizer, partial(token_spans, tokenizer), text, system)
-
-
-def added(
-    tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
-) -> tuple[bool, ...] | None:
-    """Find the template's tokens for any tokenizer; `spans_of` gives the characters that each token stands for."""
-    whole = as_turn(tokenizer, text, system)
-    given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
-    if given is None or tokens is None:
-        return None
-    return tuple(not any(start < last and first < end for first, last in given) for start, end in tokens)
-
-
-def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> list[Span] | None:
-    """Find the text and the system prompt in the template's output, with or without spaces around."""
-    given = [part for part in (text, system) if part]
-    marked = as_turn(tokenizer, MARKS[0], MARKS[1] if system else None)
-    marks = MARKS[: len(given)]
-    if any(marked.count(mark) != 1 for mark in marks):
-        return None
-    for as_it_stands in (given, [part.strip() for part in given]):
-        filled, spans = _fill_marks(marked, dict(zip(marks, as_it_stands, strict=True)))
-        if filled == whole:
-            return spans
-    return None
-
-
-def _fill_marks(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
-    """Replace each mark in a text, and return where the replacements stand."""
-    spans: list[Span] = []
-    for mark in sorted(texts, key=marked.index):
-        first = marked.index(mark)
-        marked = marked[:first] + texts[mark] + marked[first + len(mark) :]
-        spans.append((first, first + len(texts[mark])))
-    return marked, spans
-
-
-def turns(tokenizer: Templated, prompts: Sequence[str], system: str | None) -> list[str]:
-    """Write each prompt as a turn of its own. An empty one stays empty, to be refused as every empty prompt is."""
-    return [as_turn(tokenizer, prompt, system) if prompt else prompt for prompt in prompts]

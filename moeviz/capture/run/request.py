@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.run.chat import Conversation, Prompt, checked, conversation_of
 from moeviz.capture.run.decoding import (
     Decoding,
     HowToDecode,
@@ -35,7 +36,7 @@ class CaptureRequest:
     Sampling(temperature=0.0, top_k=None, top_p=None, seed=0)
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     max_new_tokens: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     decoding: HowToDecode = field(default_factory=Decoding)
@@ -58,7 +59,9 @@ class CaptureRequest:
         given = self.prompts if self.token_ids is None else self.token_ids
         if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-        if self.images and (len(self.prompts) != 1 or self.token_ids is not None):
+        if any(isinstance(one, tuple) for one in self.prompts) and (not self.chat or self.system is not None):
+            raise InvalidPrompt("A conversation is read as a chat, with its own system prompt. Ask for a chat only.")
+        if self.images and (len(self.prompts) != 1 or len(self.texts) != 1 or self.token_ids is not None):
             raise InvalidPrompt(f"Images go with one text, and there are {len(given)}. Trace one text at a time.")
         if not isinstance(self.kernels, bool) and self.kernels != AUTO:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
@@ -72,19 +75,31 @@ class CaptureRequest:
         if isinstance(self.intervention, Replay) and self.max_new_tokens:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
 
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """The messages of each prompt in a chat; none if texts are read as they are."""
+        return tuple(conversation_of(prompt, self.system) for prompt in self.prompts) if self.chat else ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts that are texts: all, unless it is a chat."""
+        return [prompt for prompt in self.prompts if isinstance(prompt, str)]
+
     def check_can_grow(self) -> None:
         """Raise `CaptureError` for a request that cannot be streamed."""
         if isinstance(self.decoding, Decoding):
             check_can_grow(self.decoding.num_beams)
 
 
-def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
-    """Return one text or several as a request holds them. Raises `InvalidPrompt` for anything else."""
+def prompts_of(prompts: str | Iterable[Any]) -> tuple[Prompt, ...]:
+    """Return texts or conversations as a request holds them. Raises `InvalidPrompt` for anything else."""
     if hasattr(prompts, "tokenizer") or hasattr(prompts, "forward"):
         raise InvalidPrompt('The model comes first, and then the text, as in moeviz.trace(model, "Il fait froid.").')
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
-    if not all(isinstance(one, str) for one in found):
+    if found and all(isinstance(one, dict) for one in found):
+        return (checked(found),)
+    if not all(isinstance(one, str | list | tuple) for one in found):
         raise InvalidPrompt(
             f"The prompt is {cut(repr(prompts), 60)}; it must be a text, or a list of texts. Decode token ids first."
         )
-    return found
+    return tuple(one if isinstance(one, str) else checked(one) for one in found)

@@ -5,8 +5,9 @@ others name their bytes in different ways, but all of them decode. The names of 
 text from the one that a decoder puts for bytes that are not a whole character.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 UNDECODABLE = "\ufffd"  # what decoders put for bytes that are not a whole character
 IN_BYTE_LEVEL, IN_BYTE_FALLBACK = "ï¿½", "<0xEF><0xBF><0xBD>"  # how tokenizers name its three bytes
@@ -31,21 +32,46 @@ def token_texts(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
     Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
     them: `⟨<0xF0>⟩`. A U+FFFD that the text itself holds is a character like any other.
     """
-    decode = _decoder(tokenizer)
-    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
+    known = _known_texts(tokenizer)
     texts: list[str] = []
-    while len(texts) < len(ids):
-        ahead = slice(len(texts), len(texts) + LONGEST_SPLIT)
-        texts += _next_texts(decode, tuple(ids[ahead]), names[ahead])
+    decode, names = _decoder(tokenizer), _names(tokenizer, [] if known.keys() >= set(ids) else ids)
+    while (at := len(texts)) < len(ids):
+        if (text := known.get(ids[at])) is not None:
+            texts.append(text)
+            continue
+        ahead = slice(at, at + LONGEST_SPLIT)
+        texts += _next_texts(decode, tuple(ids[ahead]), names[ahead], known)
     return texts
 
 
-def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str]) -> list[str]:
-    """Return the text of the first token, or of all tokens that make up whole characters together with it."""
+def _names(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
+    return [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))] if len(ids) else []
+
+
+_known: WeakKeyDictionary[Any, tuple[int, dict[int, str]]] = WeakKeyDictionary()
+
+
+def _known_texts(tokenizer: Decodes) -> dict[int, str]:
+    """Return the texts of tokens that are whole characters, as far as they were needed; none once tokens were added."""
+    if not isinstance(tokenizer, Sized):
+        return {}
+    if _known.get(tokenizer, (0, {}))[0] != len(tokenizer):
+        _known[tokenizer] = len(tokenizer), {}
+    return _known[tokenizer][1]
+
+
+def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str], known: dict[int, str]) -> list[str]:
+    """Return the text of the first token, or of all tokens that make up whole characters together with it.
+
+    The text of a token that is whole by itself is added to `known`.
+    """
     for parts in range(1, len(ids) + 1):
         whole = decode(ids[:parts])
         if whole.count(UNDECODABLE) == _typed(whole, "".join(names[:parts])):
-            return [whole] if parts == 1 else [f"⟨{whole} {i}/{parts}⟩" for i in range(1, parts + 1)]
+            if parts == 1:
+                known[ids[0]] = whole
+                return [whole]
+            return [f"⟨{whole} {i}/{parts}⟩" for i in range(1, parts + 1)]
     return [f"⟨{names[0]}⟩"]
 
 
@@ -79,6 +105,7 @@ def texts_of_tokens(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
 
     "" for an id that the tokenizer does not know: a head may have more.
     """
-    decode = _decoder(tokenizer)
-    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
-    return [_next_texts(decode, (token,), [name])[0] for token, name in zip(ids, names, strict=True)]
+    known, decode = _known_texts(tokenizer), _decoder(tokenizer)
+    new = [token for token in ids if token not in known]
+    names = dict(zip(new, _names(tokenizer, new), strict=True))
+    return [known[one] if one in known else _next_texts(decode, (one,), [names[one]], known)[0] for one in ids]

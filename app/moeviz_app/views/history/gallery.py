@@ -42,7 +42,7 @@ def exhibit_page(folder: str) -> None:
         wanted = st.button("Train", type="primary", key=f"{system.name} train")
     if wanted:
         with explained(refuse):
-            model_service.begin_run()
+            model_service.begin_run(dear=True)
             session.keep_result(system.name, _trained(system.name, exhibit, settings))
     with explained():
         found = session.result(system.name)
@@ -150,7 +150,7 @@ def _trained(name: str, exhibit: Exhibit, settings: dict[str, Any]) -> Any:
 
     session.keep_result(_half_way(name), "before it began")
     try:
-        found = wait_for(model_service.run_training(work), listen)
+        found = wait_for(model_service.run_dear(work), listen)
     finally:
         place.empty()
     session.forget_result(_half_way(name))

@@ -266,7 +266,7 @@ def _asked() -> None:
         session.keep_result(STOPPED, f"Your network was stopped {reached}, and nothing of it is kept.")
     if asked not in (STOP, BACK):
         with explained(lambda why: session.keep_result(REFUSED, why)):
-            model_service.begin_run()
+            model_service.begin_run(dear=True)
             session.keep_result(BOOK, Lesson(asked, _training(asked)))
 
 
@@ -280,7 +280,7 @@ def _training(name: str) -> Background:
     def work(tell: Tell) -> BookRun:
         return train(task, experts, seed=seed, book=0, watch=tell)
 
-    return Background(model_service.training_runner(), [work])
+    return Background(model_service.dear_runner(), [work])
 
 
 @st.cache_resource(show_spinner=False)

@@ -17,7 +17,7 @@ from moeviz.capture.engines.llama_cpp.files import GgufFiles, describe, open_fil
 from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
-from moeviz.capture.run.prompts import added
+from moeviz.capture.run.chat import PromptSegments, prompt_segments, with_segments
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -64,10 +64,11 @@ def _steps(
     tokens = max(map(len, prompts)) + request.max_new_tokens
     seats = len(prompts) if request.max_new_tokens else 1
     info = replace(info, recorded_by=how.words)
+    segments = [prompt_segments(vocabulary, vocabulary.spans, chat) for chat in request.conversations]
 
     def so_far(decoding: str) -> SoFar:
         rows = len(read.token)
-        return lambda: _trace(recording, vocabulary, replace(info, decoding=decoding), read, rows)
+        return lambda: _trace(recording, vocabulary, replace(info, decoding=decoding), read, rows, segments)
 
     with closing(Context(weights, recording, how, seats, tokens)) as context:
         scores = []
@@ -86,7 +87,12 @@ def _steps(
 
 
 def _trace(
-    recording: CallbackRecording, vocabulary: Vocabulary, info: ModelInfo, read: _Read, rows: int
+    recording: CallbackRecording,
+    vocabulary: Vocabulary,
+    info: ModelInfo,
+    read: _Read,
+    rows: int,
+    segments: list[PromptSegments | None],
 ) -> RoutingTrace:
     """Return the first `rows` rows, one sequence after another."""
     recording.check(len(read.token))
@@ -98,9 +104,8 @@ def _trace(
     tokens = token_rows(vocabulary, [part.tolist() for part in sequences], [int(part.sum()) for part in prompts])
     experts, sorted_weights = sort_slots(ids, weights)
     outputs = recording.outputs(order, experts, sorted_weights)
-    return RoutingTrace(
-        _checked_facts(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs
-    )
+    facts, tokens = _checked_facts(recording, info, experts), with_segments(tokens, segments)
+    return RoutingTrace(facts, tokens, experts, sorted_weights, logits, outputs=outputs)
 
 
 def _checked_facts(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
@@ -195,11 +200,6 @@ class LlamaCppModel(EngineModel):
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
         """Which characters of `text` each of its tokens stands for, without special tokens."""
         return self.opened()[1].spans(text)
-
-    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
-        vocabulary = self.opened()[1]
-        return added(vocabulary, vocabulary.spans, text, system)
 
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after another, each by itself; tokens are drawn as `moeviz.trace` does."""

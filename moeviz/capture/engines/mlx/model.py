@@ -5,6 +5,7 @@ T tokens of a sequence, L MoE layers, K slots, E experts, V tokens of the vocabu
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -31,7 +32,8 @@ from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.run.prompts import added_by_template, token_spans
+from moeviz.capture.run.chat import PromptSegments, prompt_segments, with_segments
+from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
@@ -113,7 +115,12 @@ def _run_prompts(
     yield from draw_and_read(request, scores, stops.__contains__, read_one, so_far)
 
 
-def _make_trace(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> RoutingTrace:
+def _make_trace(
+    sequences: list[_Sequence],
+    info: ModelInfo,
+    tokenizer: PreTrainedTokenizerBase,
+    segments: list[PromptSegments | None],
+) -> RoutingTrace:
     """The trace of what was read. Raises `CaptureError` where a token was sent to one expert twice."""
     every = [rows for each in sequences for rows in each.rows]
     layers = range(len(info.layers))
@@ -136,7 +143,7 @@ def _make_trace(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrain
     if factors is not None and all(rows.figures is not None for rows in every):
         figures = [np.concatenate([rows.figures[layer] for rows in every if rows.figures]) for layer in layers]
         outputs = outputs_of(ids, factors, experts, figures, all(rows.stream for rows in every))
-    return RoutingTrace(facts, tokens, ids, factors, scores, outputs=outputs)
+    return RoutingTrace(facts, with_segments(tokens, segments), ids, factors, scores, outputs=outputs)
 
 
 def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
@@ -193,10 +200,6 @@ class MlxModel(EngineModel):
         """Which characters of `text` each of its tokens stands for; None for a tokenizer that does not say."""
         return token_spans(self.opened().tokenizer, text)
 
-    def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
-        return added_by_template(self.opened().tokenizer, text, system)
-
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after another, each by itself; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
@@ -207,13 +210,19 @@ class MlxModel(EngineModel):
                 opened.hooks.wants_figures = request.outputs
                 return _forward(opened, tokens, cache, keep_logits, output)
 
+        spans = partial(token_spans, opened.tokenizer)
+        segments = [prompt_segments(opened.tokenizer, spans, chat) for chat in request.conversations]
+
+        def made(sequences: list[_Sequence], decoding: str) -> RoutingTrace:
+            return _make_trace(sequences, replace(self.info, decoding=decoding), opened.tokenizer, segments)
+
         yield from _run_prompts(
             forward,
             lambda: caches.make_prompt_cache(opened.model),
             request,
             prompts,
             opened.stops,
-            lambda sequences, decoding: _make_trace(sequences, replace(self.info, decoding=decoding), opened.tokenizer),
+            made,
         )
 
     def close(self) -> None:

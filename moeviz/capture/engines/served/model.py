@@ -85,6 +85,8 @@ class ModelOnServer(EngineModel):
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         answers = []
         for prompt in request.prompts:
+            if not isinstance(prompt, str):
+                raise CaptureError(f"{self.name} is asked for one turn at a time. Send a text, or load the checkpoint.")
             answers.append((yield from poll(self._with(partial(self._answer, request=request, prompt=prompt)))))
         trace = self._trace(answers, request)
         yield lambda: trace
@@ -242,12 +244,6 @@ def _decoding(answers: Sequence[ServedAnswer], request: CaptureRequest) -> str:
 def known_of(model: ModelOnServer) -> BeforeOpening:
     """Return the facts of a served model before it runs. Nobody can know which weights its server holds."""
     return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
-
-
-def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
-    """Make a text the user's turn of a chat, after the system prompt if there is one."""
-    turns = (("system", system), ("user", prompt))
-    return [{"role": role, "content": text} for role, text in turns if text]
 
 
 def ids_in(values: Any) -> list[int]:

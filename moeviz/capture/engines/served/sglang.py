@@ -13,11 +13,11 @@ from moeviz.capture.engines.served.model import (
     ids_in,
     known_of,
     limits_of,
-    messages,
     only_choice,
     sampling_options,
 )
 from moeviz.capture.engines.served.name import server_name
+from moeviz.capture.run.chat import conversation_of
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
@@ -59,7 +59,13 @@ class SglangModel(ModelOnServer):
     async def _chat(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         how = sampling_options(request.sampling, "seed") | {"max_tokens": max(request.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
-        body = {"model": self.served, "messages": messages(prompt, request.system), **how, **ids, **self._wanted()}
+        body = {
+            "model": self.served,
+            "messages": conversation_of(prompt, request.system),
+            **how,
+            **ids,
+            **self._wanted(),
+        }
         answer = await server.ask("/v1/chat/completions", body, large=True)
         choice = only_choice(answer)
         old, new = tokens_of(answer, choice)

@@ -12,11 +12,11 @@ from moeviz.capture.engines.served.model import (
     ModelOnServer,
     known_of,
     limits_of,
-    messages,
     only_choice,
     sampling_options,
 )
 from moeviz.capture.engines.served.name import server_name
+from moeviz.capture.run.chat import conversation_of
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
@@ -51,7 +51,7 @@ class VllmModel(ModelOnServer):
         if self.told.start:
             body["routed_experts_prompt_start"] = self.told.start
         if request.chat:
-            path, body = "/v1/chat/completions", body | {"messages": messages(prompt, request.system)}
+            path, body = "/v1/chat/completions", body | {"messages": conversation_of(prompt, request.system)}
         else:
             path, body = "/v1/completions", body | {"prompt": prompt}
         answer = await server.ask(path, body, large=True)
