@@ -123,7 +123,7 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
     st.text(
         f"Of {count} experts above, those that take more of {kinds[0]} get this added to their score before each "
         f"router chooses, and those that take more of {kinds[1]} get it taken away. Measure takes up to "
-        f"{3 * 2 * MOST_TEXTS} forwards of {MOST_TOKENS} tokens and writes two texts, while nobody else waits."
+        f"{3 * 2 * MOST_TEXTS} forwards of {FIRST_TOKENS} tokens and writes two texts, while nobody else waits."
     )
     if asked:
         model_catalog.check_on_offer(trace.model.name)
