@@ -132,6 +132,7 @@ WHY_NOT = {
     r"--ray|^ray |CUDA_VISIBLE": "needs Ray, or cards",
     r"vllm|sglang|http": "needs a server that runs a model",
     r"allenai/|base/|google/|Qwen/": "needs a model from the hub",
+    r"--adapter|run\.npz": "needs a router, or an agent's run, of the reader's own",
     r"moeviz (corpus|history)": "reads many texts, or trains, for minutes",
 }
 
