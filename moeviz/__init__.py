@@ -26,3 +26,4 @@ if "torch" not in sys.modules:
 __getattr__, __dir__, __all__ = lazy_package(__name__)
 
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
+VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

@@ -18,6 +18,8 @@ export class Packer {
     const shown = texts.map((text) => this.visible(text));
     return {
       texts: shown,
+      signs: {}, // of images, which no text here has
+      folded: [],
       parts: texts.flatMap((text, i) => (this.part.test(text) ? [i] : [])),
       newlines: base64(Uint8Array.from(texts, (text) => Math.min(text.split("\n").length - 1, made.mostBreaks))),
       positions: base64(Int32Array.from(texts, (_, i) => i)),

@@ -285,8 +285,9 @@ def _choose_rules(
     """Choose rules (4, N) on the first half of the texts, -1 if there are fewer terms, and judge them: (N,) each."""
     (times, hits), *tables = counted
     chosen, scores = [], []
+    common = hits.sum((0, 1)) >= COMMON * times.sum()
     for first in (0, 1):
-        rule, found = _greedy(covers, times[first], hits[first])
+        rule, found = _greedy(covers, times[first], hits[first], common)
         chosen.append(rule)
         judges = times[1 - first], hits[1 - first]
         everything = np.ones_like(found)
@@ -300,7 +301,9 @@ def _choose_rules(
     return chosen[0], figures | {"phi": _phi(both, of, has, float(size)), "beats_token": beats}
 
 
-def _greedy(covers: np.ndarray, times: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _greedy(
+    covers: np.ndarray, times: np.ndarray, hits: np.ndarray, common: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Add term after term to each expert's rule, as long as one adds enough; and the profiles found, (P, N)."""
     P, N = hits.shape
     found, chosen, best = np.zeros((P, N), bool), np.full((MOST_TERMS, N), -1), np.zeros(N)
@@ -310,8 +313,8 @@ def _greedy(covers: np.ndarray, times: np.ndarray, hits: np.ndarray) -> tuple[np
         both = (own * done).sum(0) + covers @ np.where(done, 0, own)
         of = (every * done).sum(0) + covers @ np.where(done, 0, every)
         score = 2 * both / np.maximum(of + has[able], 1)
-        if (common := has[able] >= COMMON * times.sum()).any():
-            score[:, common] = _phi(both[:, common], of[:, common], has[able][common], float(times.sum()))
+        if (by_phi := common[able]).any():
+            score[:, by_phi] = _phi(both[:, by_phi], of[:, by_phi], has[able][by_phi], float(times.sum()))
         term = score.argmax(0)
         top = score[term, np.arange(len(able))]
         more = top >= best[able] + GAIN

@@ -39,7 +39,9 @@ def test_the_numbers_that_pages_write_of_a_random_trace_are_so(written, seed):
     trace = random_trace(seed)
     seen = Seen(trace)
     facts.trace_name(trace)
-    assert numbers(written[0])[0] == seen.T and any(str(HANDFUL) in line for line in written[1:]) == (seen.T < HANDFUL)
+    assert numbers(written[0])[0] == seen.T and any(numbers(line)[:1] == [HANDFUL] for line in written[1:]) == (
+        seen.T < HANDFUL
+    )
     sizes = {min(seen.E.values()): 0, max(seen.E.values()): 0}
     assert numbers(subject_bar.shape(trace.model).replace("–", " ")) == [len(seen.layers), *sizes, seen.K]
     values = {name: str(value) for name, (value, _) in facts._figures_of(trace).items()}

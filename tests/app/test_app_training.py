@@ -163,7 +163,7 @@ def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_trainin
 def test_an_upload_that_is_no_run_is_refused_and_what_was_there_stays(data):
     app = uploaded("x.jsonl", data)
     assert not app.exception and app.selectbox(key=session.RUN).value == training_runs.AUX_OFF
-    assert "no routing.jsonl that moeviz wrote" in sentences(app)
+    assert "a routing.jsonl that moeviz wrote" in sentences(app)
 
 
 def test_a_run_that_takes_too_much_is_given_up():
@@ -243,7 +243,7 @@ def test_a_run_that_is_gone_is_said(started, tmp_path):
     folder = run_file(tmp_path / "run", 2)
     app = started(folder)
     (folder / "routing.jsonl").write_bytes(b"{}\n")
-    assert "no routing.jsonl that moeviz wrote" in sentences(app.run()) and not app.exception
+    assert "a routing.jsonl that moeviz wrote" in sentences(app.run()) and not app.exception
 
 
 def test_runs_are_known_from_traces_and_snapshots_from_both(tmp_path):
@@ -266,7 +266,7 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
     served_app.serve_app(8501, browser=False, files=[str(EXAMPLE_FOLDER / "aux-on")])
     assert served
     (tmp_path / "routing.jsonl").write_text("{}\n")
-    with pytest.raises(InvalidTrace, match=r"no routing\.jsonl"):
+    with pytest.raises(InvalidTrace, match=r"routing\.jsonl"):
         served_app.serve_app(8501, browser=False, files=[str(tmp_path)])
 
 

@@ -68,18 +68,18 @@ def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
 
 def test_other_contexts_and_another_expert_are_one_step_back_each(serving, visit):
     page = visit(f"/expert?dataset={quote(NAME)}&layer=1&expert=3", at=serving)
-    expect(page.get_by_text("(sample 0)")).to_be_visible()
+    expect(page.get_by_text("(seed 0)")).to_be_visible()
     page.get_by_role("button", name="Draw others").click()
-    expect(page.get_by_text("(sample 1)")).to_be_visible()
+    expect(page.get_by_text("(seed 1)")).to_be_visible()
     page.get_by_role("button", name="expert ›").click()
     title = page.get_by_role("heading", level=1)
     expect(title).to_have_text("Layer 1, expert 4")
     answered(page)
     page.go_back()
     expect(title).to_have_text("Layer 1, expert 3")
-    expect(page.get_by_text("(sample 1)")).to_be_visible()
+    expect(page.get_by_text("(seed 1)")).to_be_visible()
     page.go_back()
-    expect(page.get_by_text("(sample 0)")).to_be_visible()
+    expect(page.get_by_text("(seed 0)")).to_be_visible()
 
 
 def test_a_link_shows_the_same_expert_to_somebody_else_and_opens_no_other_folder(serving, visit, folder):

@@ -136,6 +136,8 @@ def check_counted(words: str | None, trace, layer: int, texts: list[str], window
     if words is None:
         return
     expert, runs, before = counts.index(max(counts)), [[]], None
+    if counts[expert] == recorded:
+        return agree(words, [layer, expert, recorded])
     for t in shows:
         place = seen.sequence[t], seen.position[t]
         if before != (place[0], place[1] - 1) or expert not in shows[t]:

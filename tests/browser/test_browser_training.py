@@ -20,7 +20,7 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     expect(page.get_by_text(router_verdict(example_runs()["aux-off"]).answer)).to_be_in_viewport()
     expect(page.get_by_text(router_verdict(example_runs()["aux-on"]).answer)).to_be_visible()
     all_drawn(page)
-    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(2)
+    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(4)
     check(page)
     page.get_by_text("5 alarms, and what to do").click()
     if size == "phone":  # the button of an alarm stands below its words, and leaves them their width

@@ -29,6 +29,7 @@ from moeviz.capture.record.routing_ops import GATING
 from moeviz.capture.recorders import CaptureJob, wants_kernels
 from moeviz.capture.routers import kernel_families
 from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.prompts import Batch
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
@@ -334,7 +335,8 @@ def test_an_old_triton_is_a_reason_to_listen(installed, monkeypatch, tokenizer, 
     model = tiny_model(FAMILIES["olmoe"])
     monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
     job = MagicMock(CaptureJob, request=CaptureRequest(tuple(PROMPTS)))
-    job.run.model = model
+    job.run.model, ids = model, torch.ones(1, 3, dtype=torch.long)
+    job.run.batch = Batch(ids, ids)
     caplog.set_level("INFO")
     assert wants_kernels(job) == (installed == "3.4.0")
     assert ("Triton 3.3.1 is installed" in caplog.text) == (installed == "3.3.1")
@@ -426,7 +428,7 @@ for option in ("kernels", "next_tokens"):
     imported, *refused = python("-c", script, check=True).stdout.splitlines()
     by, *ours = imported.split()
     assert by == "hooks" and ["yes" in one for one in refused] == [True, True]
-    assert ours == ["assembly", "expert_outputs", "forwards", "hooks", "joining", "next_tokens", "witness"]
+    assert ours == ["assembly", "divided", "expert_outputs", "forwards", "hooks", "joining", "next_tokens", "witness"]
 
 
 @pytest.mark.gpu

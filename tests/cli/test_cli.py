@@ -103,7 +103,7 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code += "; parser(words).parse_args(words)"
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    ours = ("_viewers", "errors", "interrupted", "text")
+    ours = ("_lazy", "_viewers", "errors", "interrupted", "text")
     files = ("cli", "cli.main", "cli.diff", "cli.options", "cli.output", "cli.words")
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 

@@ -86,7 +86,7 @@ def _checked_message(message: Any) -> Message:
     texts = (kept.get("role"), content, kept.get("reasoning_content", ""))
     if not all(isinstance(text, str) for text in texts) or not isinstance(calls, list):
         raise InvalidPrompt(
-            f"A message is {cut(repr(message), 60)}; it must have a role and a text, as {A_FILE[1:-1]}."
+            f"A message must be an object with a role and a text, as {A_FILE[1:-1]}, not {cut(repr(message), 60)}."
         )
     return kept | {"content": content} | ({"tool_calls": [_parsed(call) for call in calls]} if calls else {})
 
