@@ -27,7 +27,7 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
         alarm = page.locator("[class*=st-key-alarm-]").first
         words, button = alarm.get_by_text("experts 0"), alarm.get_by_role("button")
         eventually(page, lambda: is_below(button, words) and words.bounding_box()["width"] > 250)
-    for part, pictures in {"Experts": 5, "Balance": 4, "Losses": 6, "Probe set": 5}.items():
+    for part, pictures in {"Experts": 5, "Balance": 6, "Losses": 8, "Probe set": 7}.items():
         page.get_by_role("radio", name=part).click()
         settled(page)
         all_drawn(page)
