@@ -57,6 +57,7 @@ def open_trace(page: Page, trace: RoutingTrace, then: str = "Tokens") -> None:
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, then)
     expect(overview(page)).to_be_visible()
+    settled(page)  # a brush while the page is still being drawn is lost
 
 
 def overview(page: Page) -> Locator:
