@@ -72,7 +72,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
 
     Source: RouterInterp (Sci4DL 2026) asks for names that predict; the rules and controls are moeviz's own.
     """
-    if (known := trace.recorded.any(axis=0)).any() and not known.all():
+    known = np.asarray(trace.recorded.any(axis=0))
+    if known.any() and not known.all():
         trace = trace.select(tokens=known)
     trace = plain_tokens(sample_of_texts(trace))
     aside, (facts, labels, has_fact) = set_aside(trace).astype(np.int64), _facts(trace)
