@@ -189,8 +189,8 @@ def _measured(
         losses = loss_by_set(loaded, sets, Bias(amounts), progress=lambda *at: tell(at))
         return losses, [capture(loaded, request) for request in asked]
 
-    heard = model_service.run_on_model(trace.model.name, session.how(), work, dear=True)
-    return waited_for(heard, READS, "texts read")
+    progress = model_service.run_on_model(trace.model.name, session.how(), work, dear=True)
+    return waited_for(progress, READS, "texts read")
 
 
 def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:

@@ -1,4 +1,4 @@
-"""Images of a prompt on the first page: the files beside it, and where their tokens went."""
+"""Images of a prompt on the first page: the files that go with it, and where their tokens went."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -23,13 +23,13 @@ PANELS, FEW = 11, 3  # layers at a time: with the picture three rows of four, or
 MANY = 400  # patches
 SHOWN = 512  # pixels of the longer side of the picture in a browser
 NO_NAMES = (
-    "An untrained router sorts patches by their colour already, so these shares and colours alone do not show that an "
-    "expert has learned anything of images."
+    "An untrained router sorts patches by their colour already, so these shares and colours by themselves do not show "
+    "that an expert has learned anything of images."
 )
 
 
 def choose_images(name: str, known: bool) -> tuple[str, ...]:
-    """Offer a place for images beside the prompt, if the model takes them; return the SHA-256 of each, in order.
+    """Offer a place for images next to the prompt, if the model takes them; return the SHA-256 of each, in order.
 
     known  whether the model's facts were found. The bytes stay in this visit.
     """

@@ -196,6 +196,6 @@ def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
             ) from error
         (before, after), (was, now) = written.experts, written.size
         say(
-            f"Wrote {quoted(target)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights instead "
-            f"of {was / 1e6:,.1f} MB."
+            f"Wrote {quoted(target)}: {after:,} of {before:,} experts per layer, {now / 1e6:,.1f} MB of weights "
+            f"instead of {was / 1e6:,.1f} MB."
         )
