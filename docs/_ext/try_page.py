@@ -22,6 +22,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+from streamlit.logger import set_log_level
 
 from moeviz import embedded
 from moeviz.analyses.occlusion import FILLERS, NUMBER
@@ -199,6 +200,7 @@ def main() -> None:
     for name in ("site", "at"):
         parser.add_argument(f"--{name}", default="", metavar="ADDRESS")
     args = parser.parse_args()
+    set_log_level("ERROR")  # Streamlit warns that no server runs, and none needs to
     write(args.folder, args.site, args.at)
     size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
     sys.stdout.write(

@@ -50,9 +50,10 @@ class RouteCost(NamedTuple):
         )
         if seconds is None:
             return said
-        minutes = texts * (self.forwards + self.heads) / 2 * seconds / 60
-        about = f"{minutes:,.0f} minutes" if minutes >= 1 else f"{max(minutes * 60, 1):,.0f} seconds"
-        return f"{said}: about {about} for {texts:,} texts"
+        took = max(texts * (self.forwards + self.heads) / 2 * seconds, 1)
+        number, unit = (took / 60, "minute") if took >= 60 else (took, "second")
+        about = f"{number:,.0f} {unit}{'s' * (round(number) != 1)}"
+        return f"{said}: about {about} for {texts:,} text{'s' * (texts != 1)}"
 
 
 def expected_cost(model: ModelInfo) -> RouteCost:
