@@ -52,6 +52,7 @@ EXPLORER = "explorer"  # its key
 MOST_SPECIAL = 64  # tokens in a row that are looked at
 EXAMPLE_RUN = RunRequest(EXAMPLES[MIXED], EMBEDDED)
 BUTTONS = 40  # pixels of a row of them
+TITLE = "<h1>See which experts fire, token by token</h1>"
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
@@ -60,7 +61,7 @@ def explore_page() -> None:
     tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
     trouble = st.container()  # as wide as the page
     with tagline:
-        st.markdown("**See which experts fire, token by token**")
+        st.html(TITLE, width="content")
         name, options, info = _model_and_options(trouble)
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
