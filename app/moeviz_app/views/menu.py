@@ -165,7 +165,7 @@ QUESTIONS = {
     "Story": "Where do these models come from?",
     "Open": "Bring a file, a model, a server or a corpus; take results away",
 }
-ICONS = {  # on a phone, where these four stand at the bottom, and More beside them
+ICONS = {  # on a phone, at the bottom, next to More
     "Explore": ":material/notes:",
     "Experts": ":material/grid_view:",
     "Compare": ":material/compare:",
@@ -203,7 +203,7 @@ def place_of(page: str) -> str:
 def draw_menu(open_page: str) -> None:
     """Draw the mark and eight places as links, four of them at the bottom of a phone; then the tabs of the open one.
 
-    The first page has its tabs at its end (`draw_tabs`): its answer is to be on the first screen.
+    The first page has its tabs at its end (`draw_tabs`): its answer must be on the first screen.
     """
     st.html(STYLE)
     place = place_of(open_page)
@@ -222,7 +222,7 @@ def draw_menu(open_page: str) -> None:
 
 
 def draw_tabs(open_page: str) -> None:
-    """Draw links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
+    """Draw links to the tabs of a page's place, if it has several; of the exhibits, a choice of one."""
     tabs = MENU.get(place_of(open_page), ())
     if len(tabs) > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
