@@ -16,7 +16,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz_app.jobs.recorded import once_per_trace, usual
+from moeviz_app.jobs.recorded import once_per_trace, reference_routes, usual
 from moeviz_app.session import session
 from moeviz_app.url.fields import MOST_SEARCHED, page_address, short_text
 from moeviz_app.url.navigation import expert_query
@@ -24,7 +24,7 @@ from moeviz_app.views.expert_jobs import offer_routes, routes_of
 from moeviz_app.views.experts import texts_on_screen
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, tag
 from moeviz_app.widgets.expert_links import open_expert
-from moeviz_app.widgets.messages import explained, note, say
+from moeviz_app.widgets.messages import example_note, explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 
 PAGE = "Routes"
@@ -104,6 +104,8 @@ def _judged(trace: RoutingTrace) -> None:
     if (found := routes_of(trace)) is None:
         offer_routes(trace, POSITIONS)
         return
+    if found is reference_routes():
+        example_note("To judge a text of your own, run it on Explore and open “Was it routed well?” there.")
     with st.container(border=True, key="answer"):
         for sentence in route_sentences(found):
             st.text(in_words_of(trace.model, sentence))
