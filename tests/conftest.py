@@ -76,6 +76,15 @@ def no_run_of_another_test():
         run_panel.forget()
 
 
+@pytest.fixture(autouse=True)
+def no_adapter_of_another_test():
+    """A test, or an example of the docs, may register a reader of routers; the next test knows nothing of it."""
+    yield
+    if (known := sys.modules.get("moeviz.capture.routers.router_adapters")) is not None:
+        for name in set(known.ROUTER_ADAPTERS) - set(known.BUILT_IN):
+            del known.ROUTER_ADAPTERS[name]
+
+
 @pytest.fixture
 def trace() -> RoutingTrace:
     return sample_trace()

@@ -144,29 +144,27 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
         if both.any():
             ends = trace.model.layers[a], trace.model.layers[b]
             tokens, after = int(both.sum()), first[b, both]
-            told = _mutual_information(
-                first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)]
-            )
+            told = _mutual_information(first[a, both], after, after[orders_at_random(tokens, shuffles)])
             rows.append((*ends, tokens, *told, shuffles))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum", "above", "shuffles"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64", "shuffles": "int16"}
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _mutual_information(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
+def _mutual_information(a: np.ndarray, b: np.ndarray, shuffles: np.ndarray) -> tuple[float, float, float, float]:
     """Return mutual information in bits, its mean over shuffles of `b`, its maximum, and its excess over that mean."""
-    of_a, of_b, width = _bits(a), _bits(b), int(b.max()) + 1
-    information, *luck = (max(of_a + of_b - _bits(a * width + other), 0.0) for other in (b, *shuffles))
+    of_a, of_b = _bits(np.stack([a, b])).tolist()
+    information, *luck = np.maximum(of_a + of_b - _bits(a * (int(b.max()) + 1) + np.vstack([b, shuffles])), 0.0)
     shuffled = float(np.mean(luck))
-    return information, shuffled, min(of_a, of_b), max(information - shuffled, 0.0)
+    return float(information), shuffled, min(of_a, of_b), max(float(information) - shuffled, 0.0)
 
 
-def _bits(ids: np.ndarray) -> float:
-    """Compute the entropy of what occurs, in bits. By sorting, which takes no longer if ids are many."""
-    ids = np.sort(ids)
-    ends = np.flatnonzero(ids[1:] != ids[:-1]) + 1
-    shares = np.diff(ends, prepend=0, append=len(ids)) / len(ids)
-    return float(abs((shares * np.log2(shares)).sum()))
+def _bits(ids: np.ndarray) -> np.ndarray:
+    """Compute the entropy of what occurs in each row, in bits. By sorting, which takes no longer if ids are many."""
+    ids = np.sort(ids, axis=-1)
+    starts = np.flatnonzero(np.diff(ids, axis=-1, prepend=-1))
+    shares = np.diff(starts, append=ids.size) / ids.shape[-1]
+    return np.abs(np.bincount(starts // ids.shape[-1], shares * np.log2(shares)))
 
 
 def _several_layers(trace: RoutingTrace) -> None:

@@ -38,35 +38,41 @@ def installed() -> bool:
 def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
     """A chart as a vector picture, as wide as a page on a desk. Its data must be inside (`plots.with_data_inside`)."""
     check_installed()
-    return _svg(_sized(chart) | {"width": WIDE}).encode()
+    return _svg(_compiled(chart)).encode()
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
     """The HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` is its text."""
-    spec = _sized(chart)
-    wide, narrow = (_data_uri(spec | {"width": width}) for width in (WIDE, NARROW))
+    compiled = _compiled(chart)
+    wide, narrow = (_data_uri(compiled | {"width": width}) for width in (WIDE, NARROW))
     return (
         f'<picture><source media="(max-width: 640px)" srcset="{narrow}">'
         f'<img src="{wide}" alt="{escape(alternative)}"></picture>'
     )
 
 
-def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+def _compiled(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
+    """Return a chart as Vega, which is the same for every width but for the number that says it."""
+    import vl_convert
+
+    spec: dict[str, Any] = chart.to_dict(validate=False)
     # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
-    spec: dict[str, Any] = chart.configure(aria=False).to_dict(validate=False)
-    return spec | {"autosize": {"type": "fit", "contains": "padding"}}
+    look = {"width": WIDE, "autosize": {"type": "fit", "contains": "padding"}}
+    spec |= look | {"config": spec["config"] | {"aria": False}}
+    compiled: dict[str, Any] = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE)
+    return compiled
 
 
-def _svg(spec: dict[str, Any]) -> str:
+def _svg(compiled: dict[str, Any]) -> str:
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
+    return vl_convert.vega_to_svg(compiled, allowed_base_urls=[])
 
 
-def _data_uri(spec: dict[str, Any]) -> str:
+def _data_uri(compiled: dict[str, Any]) -> str:
     import vl_convert
 
-    drawn = _svg(spec)
+    drawn = _svg(compiled)
     if len(drawn) <= LARGE_SVG:
         return _uri("image/svg+xml", drawn.encode())
     bitmap = compressed(vl_convert.svg_to_png(drawn, scale=SHARPNESS))
@@ -88,7 +94,7 @@ def compressed(png: bytes) -> bytes:
             pixels += body
             continue
         if kind == b"IEND":
-            kept.append(_chunk(b"IDAT", zlib.compress(zlib.decompress(pixels), 9)))
+            kept.append(_chunk(b"IDAT", zlib.compress(zlib.decompress(pixels))))
         kept.append(_chunk(kind, body))
     return b"".join(kept)
 

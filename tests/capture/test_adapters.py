@@ -61,14 +61,6 @@ def read_other(router, given, answer):
     return None, answer[1], (answer[0] + 1) % len(router.weight)
 
 
-@pytest.fixture(autouse=True)
-def _adapters_as_before():
-    before = dict(ROUTER_ADAPTERS)
-    yield
-    ROUTER_ADAPTERS.clear()
-    ROUTER_ADAPTERS.update(before)
-
-
 def count(router):
     return len(router.weight)
 

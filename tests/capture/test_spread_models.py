@@ -4,6 +4,7 @@ Their traces are those of the plain model, and where kernels were wanted and cou
 """
 
 from copy import copy, deepcopy
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -14,7 +15,7 @@ from accelerate import cpu_offload, disk_offload, dispatch_model
 from fused_models import FAMILIES
 from made_up_devices import made_up_devices
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-from transformers import FineGrainedFP8Config
+from transformers import FineGrainedFP8Config, core_model_loading
 from transformers.integrations import finegrained_fp8
 
 from moe_kernels.tiles import Device, why_not_experts
@@ -83,8 +84,15 @@ def test_layers_that_stay_on_the_disk_are_traced_as_those_in_memory(family, tmp_
     folder = str(tmp_path / family)
     tiny_model(CONFIGS[family]).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    plain = load_model(folder)
+    maps, write = [], core_model_loading.offload_weight
+    monkeypatch.setattr(
+        core_model_loading,
+        "offload_weight",
+        lambda *given: maps.append(Path("/proc/self/maps").read_text()) or write(*given),
+    )
     on_disk = load_model(folder, device_map="disk", offload_folder=tmp_path / "offloaded")
+    assert maps and not any(folder in each for each in maps)  # else all of the checkpoint's pages stay in memory
+    plain = load_model(folder)
     where = {name: values.is_meta for name, values in on_disk.model.named_parameters()}
     assert all(on == (".layers." in name) for name, on in where.items()) and any(where.values())
     one, other = (trace(model, PROMPTS, max_new_tokens=3) for model in (plain, on_disk))

@@ -115,4 +115,6 @@ def _backend() -> torch.library.Library:
     _setup_privateuseone_for_python_backend(NAME, _Module())
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+    # These devices have no allocator that caches, and torch ends in an assertion when accelerate asks for it.
+    torch._C._accelerator_isAllocatorInitialized = lambda: False
     return library  # kept: it takes back what it has registered when it goes

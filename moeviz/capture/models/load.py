@@ -4,17 +4,19 @@ Only safetensors weights are read, and code that comes with a checkpoint is neve
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoProcessor,
@@ -23,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    modeling_utils,
 )
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
@@ -37,6 +40,7 @@ from moeviz.capture.models.parameters import (
     parameters_of_config,
     text_reader,
 )
+from moeviz.capture.models.patching import patched_attribute
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
@@ -45,6 +49,7 @@ from moeviz.text import cut, is_text, like, numbers_span, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
+_one_at_a_time = Lock()
 NEAR = 0.8  # similarity from which a name was meant for one of our own models
 
 
@@ -139,7 +144,7 @@ def load_model(
     if _shapes(model) != _shapes(empty):  # adapters came with it
         info = describe(model, name, info.revision)
     info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
-    return LoadedModel(model, tokenizer, info, _processor(name, source, model, revision))
+    return LoadedModel(model, tokenizer, info, open_processor(name, source, type(model), revision))
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
@@ -267,7 +272,9 @@ def _weights(
     name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
 ) -> tuple[PreTrainedModel, str]:
     """Load the model with all its weights from the checkpoint; return it with its caution."""
-    with explained(f"The model {quoted(name)} has a config, but it did not load"):
+    places = how["device_map"]
+    spared = _read_not_mapped() if isinstance(places, dict) and DISK in places.values() else nullcontext()
+    with explained(f"The model {quoted(name)} has a config, but it did not load"), spared:
         model, loading = auto_class(config).from_pretrained(
             source,
             config=config,
@@ -283,6 +290,17 @@ def _weights(
     if caution := caution_of(loading, config):
         log.warning("%s", caution)
     return model.eval(), caution
+
+
+@contextmanager
+def _read_not_mapped() -> Iterator[None]:
+    """Have transformers read each weight when it is converted, and let it go: all pages of mapped files would stay."""
+
+    def read(file: str, **how: str) -> safe_open:
+        return safe_open(file, **how | {"backend": "pread"})
+
+    with _one_at_a_time, patched_attribute(modeling_utils, "safe_open", read):
+        yield
 
 
 def _names_in(config: PreTrainedConfig) -> dict[str, str] | None:
@@ -304,12 +322,14 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
     return tokenizer
 
 
-def takes_images(model: PreTrainedModel | type[PreTrainedModel]) -> bool:
-    """Return True if the forward of a model, or of a class, takes the pixels of images."""
+def takes_images(model: type[PreTrainedModel]) -> bool:
+    """Return True if models of a class take the pixels of images."""
     return "pixel_values" in signature(model.forward).parameters
 
 
-def _processor(name: str, source: str, model: PreTrainedModel, revision: str | None) -> ProcessorMixin | None:
+def open_processor(
+    name: str, source: str, model: type[PreTrainedModel], revision: str | None = None
+) -> ProcessorMixin | None:
     """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
     if not takes_images(model):
         return None

@@ -154,15 +154,17 @@ def with_segments(tokens: pd.DataFrame, found: Sequence[PromptSegments | None]) 
 
     found  of each prompt; several sequences may begin with the same one.
     """
+    if not any(found):
+        return tokens
     names: list[str] = []
     sequences = [part for _, part in tokens.groupby("sequence", sort=False)]
-    for number, part in enumerate(sequences if found else ()):
+    for number, part in enumerate(sequences):
         prompt, written = found[number * len(found) // len(sequences)], part["phase"] == "generated"
         generated = None if prompt is None else _generated(part.loc[written, "text"].tolist(), prompt)
         if prompt is None or generated is None or len(prompt.names) != (~written).sum():
             return tokens
         names += [*prompt.names, *generated]
-    return tokens.assign(segment=pd.Series(names, tokens.index, "str")) if names else tokens
+    return tokens.assign(segment=pd.Series(names, tokens.index, "str"))
 
 
 def _generated(texts: list[str], prompt: PromptSegments) -> tuple[str, ...] | None:
