@@ -49,11 +49,6 @@ def test_training_guesses_better_and_says_so_in_its_perplexity(flat):
     assert (flat.balance[:, 2:] >= 1).all() and (flat.balance >= 0).all()
 
 
-def test_with_one_expert_there_is_nothing_to_balance():
-    alone = train(experts=1, top_k=1, steps=2)
-    assert alone.balance.tolist() == [[0, 0, 1, 1]] * 2 and (alone.weights == 1).all()
-
-
 def test_the_trace_of_a_hierarchy_has_a_level_for_groups_and_one_for_experts(hierarchy):
     trace = trace_of(hierarchy)
     assert (trace.model.layer_kind, trace.model.layers, trace.model.num_experts) == ("level", (1, 2), (4, 16))
