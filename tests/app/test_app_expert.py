@@ -461,6 +461,21 @@ def test_texts_that_the_model_would_read_otherwise_are_refused_with_a_sentence(t
     assert "does not say which tokens its texts are made of" in sentences(app)
 
 
+@pytest.mark.parametrize(
+    "trace",
+    [
+        sample_trace(layers=1, tokens=1, top_k=1),
+        sample_trace(layers=2, tokens=40, top_k=8, experts=512),
+        replace(sample_trace(), weights=None, logits=None, model=replace(sample_trace().model, slot_order="unknown")),
+    ],
+    ids=["one token", "512 experts", "unknown order"],
+)
+def test_every_shape_of_trace_is_shown_or_said(trace):
+    layer = str(trace.model.layers[-1])
+    app = visit(trace, layer=layer, expert="3")
+    assert app.title[0].value == f"Layer {layer}, expert 3"
+
+
 def test_what_strangers_wrote_stays_text():
     trace = labelled(sample_trace(tokens=60), HOSTILE[1:3])
     texts = [HOSTILE[row % len(HOSTILE)] for row in range(60)]

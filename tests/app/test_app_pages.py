@@ -401,6 +401,12 @@ def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace, monkeypatc
     assert not app.exception and address(app) == {}
 
 
+def test_labels_of_a_corpus_are_not_run_as_markdown(trace):
+    app = page("moeviz_app.views.corpus.corpus_page", labelled(trace, ("![x](http://example.com)", "b")))
+    assert not app.exception
+    assert "example.com" not in "".join(markdown.value for markdown in app.markdown)
+
+
 def test_a_model_with_routers_of_several_kinds_asks_which(monkeypatch, tmp_path):
     model = random_model("switch_transformers")
     model.save_pretrained(tmp_path)
