@@ -23,25 +23,28 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Browser, Page
 
-from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.corpus_data import write_made_up
 from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, main_thread, take_turns
+from moeviz.capture.models.load import load_model
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
 from moeviz.training.layer_metrics import SUMS, layer_metrics
 from moeviz.training.writing import RunWriter
+from moeviz_app.jobs.recorded import EXAMPLES
 from tests.support.browser import go_to, settled
 from tests.support.servers import Server
 
+MILLISECONDS = 60_000
+PROMPT = 64  # tokens
 QUIET = 500  # milliseconds without a stroke on any canvas: the drawing is done
 # When something began, when a canvas was last painted, and when the frame with that was presented.
 WATCH = Path(__file__).with_name("overview.js").read_text("utf-8")
@@ -82,21 +85,25 @@ async (place) => {
 TOKENS, STEPS = 4096, 10  # of each log of a made-up run
 
 
+def prompts() -> list[str]:
+    """Texts of PROMPT tokens, each with another beginning, so that no answer comes from a cache."""
+    count = load_model().count_tokens
+    words = " ".join(EXAMPLES.values()).split(" ")
+    texts = (" ".join(words[start:] + words) for start in range(len(words)))
+    cut = (next((t[:end] for end in range(len(t)) if count(t[:end]) == PROMPT), None) for t in texts)
+    return [text for text in cut if text is not None]
+
+
 @dataclass
 class TimedPage:
-    """A page under a stopwatch, and what it measured: CPU and wall in milliseconds, largest message in bytes."""
+    """A page under a stopwatch: CPU and wall in milliseconds, largest message in bytes."""
 
     page: Page
     messages: list[int]
-    found: dict[str, list[tuple[float, float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.devtools = self.page.context.new_cdp_session(self.page)
         self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def measure(self, name: str, act: Callable[[], None]) -> None:
-        """Do it, and keep what it took."""
-        self.found[name].append(self.measured(act))
 
     def measured(self, act: Callable[[], None]) -> tuple[float, float, int]:
         """Do it, and wait until what it draws is on screen."""
