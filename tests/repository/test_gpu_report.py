@@ -29,7 +29,7 @@ MEASURED = {
     "copy": 2.5e12,
     "goals": "Goals on an H100: all of them.",
     "results": [
-        {"case": "router (8, 2) T=16", "us": US | {"public structure": 5.0}, "floor_us": 1.5},
+        {"case": "router (8, 2) T=16", "us": US, "floor_us": 1.5},
         {"case": "router (256, 8) groups T=16", "us": US, "floor_us": 2.0},
         {"case": "dispatch (128, 8) T=1", "us": {"plain": 3.0, "torch.sort": 9.0}},
         {"case": "experts Qwen3 30B T=1", "us": {"plain": 30.0, "grouped_mm": 45.0}, "floor_us": 25.0},
