@@ -4,7 +4,8 @@ The finished model reads the texts of `texts_over_training`: once as it is, for 
 its 48 experts, for what that costs each kind of text; and as `moeviz experts` does, for the table of all experts. About
 20 minutes on one core. A sibling that is named reads them instead, but not without experts: two minutes; the bias on
 the choice of the one with many small experts is written too. `--table` makes the table alone, `--pruning` what cutting
-experts costs the embedded model, and `--steering` what turning experts up does to it.
+experts costs the embedded model, `--steering` what turning experts up does to it, and `--routes` how well its tokens
+are routed.
 """
 
 import argparse
@@ -54,13 +55,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="make the table of all experts alone, with known losses")
     parser.add_argument("--pruning", action="store_true", help="measure what cutting experts costs, alone")
     parser.add_argument("--steering", action="store_true", help="try whether turning experts up helps, alone")
+    parser.add_argument("--routes", action="store_true", help="judge the routes of tokens, alone")
     args = parser.parse_args()
     name, texts = args.model, texts_over_training()
     if args.table:
         write_table(name, texts)
         return
-    if args.pruning or args.steering:
-        (write_pruning if args.pruning else write_steering)()
+    alone = {write_pruning: args.pruning, write_steering: args.steering, write_routes: args.routes}
+    if any(alone.values()):
+        for write in (write for write, asked in alone.items() if asked):
+            write()
         return
     model, file = moeviz.load_model(name), ROUTING[name]
     file.write_bytes(to_trace_file(trace_corpus(model, texts)))
@@ -72,14 +76,20 @@ def main() -> None:
         told.round(DIGITS).to_csv(MUTED, index=False, lineterminator="\n")
     write_table(name, texts)
     if name == EMBEDDED:
-        write_pruning()
-        write_steering()
+        for write in alone:
+            write()
 
 
 def write_steering() -> None:
     """Write what the page Contrast says of turning experts up, of the first tokens of each held-out text."""
     found = steering_trial(moeviz.load_model(), first_tokens(recorded_routing.reference_routing()))
     recorded.STEERING.write_text(json.dumps(found._asdict(), indent=1) + "\n", "utf-8")
+
+
+def write_routes() -> None:
+    """Write what the page Routes opens with."""
+    found = moeviz.route_regret(moeviz.load_model(), texts_over_training(), positions=recorded.POSITIONS)
+    recorded.ROUTES.write_bytes(recorded.routes_as_file(found))
 
 
 def write_pruning() -> None:

@@ -22,8 +22,9 @@ def from_tests(module: str, what: str, command: str) -> ModuleType:
             f"Run “python -m moeviz {command}” in a checkout of the repository, or where moeviz's source distribution "
             "(its .tar.gz) is unpacked."
         )
-    sys.path.insert(0, str(tests))
+    before = [*sys.path]
+    sys.path[:0] = [str(tests), str(tests / "support")]
     try:
         return import_module(module)
     finally:
-        sys.path.remove(str(tests))
+        sys.path[:] = before

@@ -43,12 +43,13 @@ def answers_at(args: Namespace) -> tuple[list["Answer"], str]:
     other, of_other = judged_tokens(args, args.judged_on) if args.judged_on is not None else (None, "")
     if not is_dataset(args.file):
         counted, said = judged_tokens(args)
-        return decide(counted, *sizes, judged_on=other), f"{said} {of_other}".strip()
+        return decide(counted, *sizes, judged_on=other), " ".join(filter(None, (said, of_other, counted.model.caution)))
     dataset = open_dataset(args.file, args)
     counts, by_label = dataset.counts_by_shard(), dataset.counts_by_label()
     need_tokens(args, counts)
     said = f"Counts of {dataset.tokens:,} tokens, of all phases, in {len(counts.groups):,} shards."
-    return decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label, other), said
+    judged = decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label, other)
+    return judged, f"{said} {counts.model.caution}".strip()
 
 
 def answer_text(answer: "Answer") -> str:

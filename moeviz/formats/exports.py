@@ -45,7 +45,7 @@ class Export:
     label: str
     suffix: str
     mime: str
-    write: Callable[[RoutingTrace], bytes]
+    write: Callable[..., bytes]  # of a trace; those for people take `pause` too
     read: Callable[[bytes, int], RoutingTrace] | None  # within a budget of bytes. None: for people, holds no trace
     needs: str = ""  # a module of the optional extra `report`, without which it is not written
 
@@ -55,16 +55,16 @@ class Export:
         return not self.needs or find_spec(self.needs) is not None
 
 
-def _report(trace: RoutingTrace) -> bytes:
+def _report(trace: RoutingTrace, **how: Callable[[], object]) -> bytes:
     from moeviz.report.page import html_report  # loads Altair, which no other format needs
 
-    return html_report(trace)
+    return html_report(trace, **how)
 
 
-def _charts(trace: RoutingTrace) -> bytes:
+def _charts(trace: RoutingTrace, **how: Callable[[], object]) -> bytes:
     from moeviz.report.all_charts import charts_zip
 
-    return charts_zip(trace)
+    return charts_zip(trace, **how)
 
 
 EXPORTS = (

@@ -566,7 +566,7 @@ def route_of_token(
 def route_ranks(
     tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
 ) -> str:
-    band = "" if low != low else f" (95 % of resampled texts: {percent(low)} to {percent(high)})"
+    band = "" if low != low else f" (in 95% of resampled sets of texts, {percent(low)} to {percent(high)})"
     return (
         f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
         f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
@@ -578,7 +578,7 @@ def route_ranks(
 @claim
 def route_of_kind(at_random: float, of_kind: float) -> str:
     share = 1 - of_kind / at_random if at_random > 0 else float("nan")
-    known = f": {percent(share)} of what the routers gain is the kind" if 0 <= share <= 1 else ""
+    known = f": {percent(share)} of what the routers gain comes with the kind" if 0 <= share <= 1 else ""
     return (
         f"A route at random costs {at_random:.3f} nats more than a token's own, and that of another token of the same "
         f"kind of text {of_kind:.3f}{known}."
@@ -589,7 +589,8 @@ def route_of_kind(at_random: float, of_kind: float) -> str:
 def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -> str:
     ties = f"; with small differences as ties, in {with_ties:,}"
     if not blind:
-        return f"In all {groups:,} groups of tokens the routers choose better than chance{ties} they do not."
+        judged = "the only group" if groups == 1 else f"each of {groups:,} groups"
+        return f"In {judged} of tokens large enough to judge, the routers choose better than chance{ties} they do not."
     named = with_and([f"“{short(name)}”" for name in shown[:3]])
     return (
         f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "

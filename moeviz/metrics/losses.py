@@ -96,7 +96,7 @@ def aux_loss_caption(frame: pd.DataFrame) -> Claim | None:
     if not losses.max() >= 1.25 * frame["even"].iloc[0]:
         return None
     row = one_row(frame, losses.idxmax())
-    return captions.highest_aux_loss(row.layer, row.transformers, row.even)
+    return captions.highest_aux_loss(row.layer, row.transformers, losses.min(), row.even)
 
 
 def z_loss_caption(frame: pd.DataFrame) -> Claim | None:

@@ -1,6 +1,6 @@
 """All charts of a trace as one zip: a folder for each topic, in it each chart as a picture and as a table."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from textwrap import fill
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
@@ -29,14 +29,19 @@ NO_PICTURES = (
 
 
 def charts_zip(
-    trace: RoutingTrace, layer: int | None = None, layers: Sequence[int] | None = None, token: int | None = None
+    trace: RoutingTrace,
+    layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    token: int | None = None,
+    *,
+    pause: Callable[[], object] = lambda: None,
 ) -> bytes:
     """Return a zip with every chart that the trace allows, as SVG and CSV; README.txt says which are left out, and why.
 
     Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
     first and the last), those of one token about `token` (default: the last row of `trace.tokens`); README.txt says
-    which. Without the extra `report` it holds only the tables. The same trace gives the same bytes. Raises
-    `InvalidTrace` for a layer or a token that the trace does not have.
+    which. Without the extra `report` it holds only the tables. The same trace gives the same bytes. `pause` is called
+    before each chart: raise in it to stop. Raises `InvalidTrace` for a layer or a token that the trace does not have.
 
     >>> from moeviz.testing import sample_trace
     >>> from zipfile import ZipFile
@@ -50,6 +55,7 @@ def charts_zip(
     with ZipFile(whole, "w") as file:
         for topic, chart in ((topic, chart.of(trace.model)) for topic, charts in REPORTED.items() for chart in charts):
             name = f"{topic.lower().replace(' ', '-')}/{chart.key}"
+            pause()
             try:
                 for suffix, data in _files(chart, trace, chosen):
                     _add(file, f"{name}.{suffix}", data)

@@ -5,7 +5,7 @@ sheet makes it light or dark like the reader's screen, and readable on a phone a
 Token texts, names and labels are a stranger's: in it they are escaped text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -27,14 +27,20 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri
 
 
 def html_report(
-    trace: RoutingTrace, layer: int | None = None, layers: Sequence[int] | None = None, token: int | None = None
+    trace: RoutingTrace,
+    layer: int | None = None,
+    layers: Sequence[int] | None = None,
+    token: int | None = None,
+    *,
+    pause: Callable[[], object] = lambda: None,
 ) -> bytes:
     """One HTML file: the facts, the text in the colours of its experts, and every chart with its numbers and method.
 
     Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
     first and the last), those of one token about `token` (default: the last row of `trace.tokens`). If the trace lacks
-    what a chart needs, a sentence says so. Raises `MoevizError` if the extra `report` is not installed,
-    and `InvalidTrace` for a layer or a token that the trace does not have.
+    what a chart needs, a sentence says so. `pause` is called before each chart: raise in it to stop. Raises
+    `MoevizError` if the extra `report` is not installed, and `InvalidTrace` for a layer or a token that the trace does
+    not have.
     """
     check_installed()
     empty = trace.tokens.empty
@@ -49,7 +55,7 @@ def html_report(
         caution(trace),
         f'<div class="facts">{facts_table(trace)}</div>',
         f'<p class="why">{NO_TOKENS}</p>' if empty else _contents() + _text(trace, chosen.layer),
-        *([] if empty else (_topic(topic, trace, chosen) for topic in REPORTED)),
+        *([] if empty else _topics(trace, chosen, pause)),
         "<footer>Made by moeviz. This file runs no script and loads nothing from anywhere.</footer>",
         "</main></body></html>\n",
     ]
@@ -118,9 +124,14 @@ def _token(text: str, experts: np.ndarray, colours: Sequence[str], phase: str) -
     return f'<span class="{names}">{safe(text, TOKEN)}<sub>{number}</sub></span>{after}'
 
 
-def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
-    charts = "\n".join(_chart(chart, topic, trace, chosen) for chart in REPORTED[topic])
-    return f'<section><h2 id="{escape(topic)}">{escape(topic)}</h2>\n{charts}</section>'
+def _topics(trace: RoutingTrace, chosen: Choices, pause: Callable[[], object]) -> Iterator[str]:
+    for topic, charts in REPORTED.items():
+        shown = []
+        for chart in charts:
+            pause()
+            shown.append(_chart(chart, topic, trace, chosen))
+        drawn = "\n".join(shown)
+        yield f'<section><h2 id="{escape(topic)}">{escape(topic)}</h2>\n{drawn}</section>'
 
 
 def _chart(chart: Chart, topic: str, trace: RoutingTrace, chosen: Choices) -> str:

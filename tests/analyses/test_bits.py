@@ -22,7 +22,7 @@ from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli import bits as command
 from moeviz.cli.main import main
-from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.errors import CaptureError, InvalidTrace, StopReading
 from moeviz.examples.gguf import q4_0
 from moeviz.formats import recipes as files
 from moeviz.metrics.bits import RULES, mean_bits, plan_of_bits, unreached_sentence
@@ -118,6 +118,15 @@ def test_plans_of_some_texts_are_judged_on_others_next_to_fresh_ones():
     for rule in RULES[:-1]:
         assert costs[f"fresh {rule}"] == pytest.approx(wanted[rule], abs=1e-6)
     assert costs["few"] == pytest.approx(wanted["few"], abs=1e-6) and "fresh kl" not in wanted
+
+    def stop(done, _total):
+        if done == seen[-1][0] - 1:
+            raise StopReading
+
+    stopped = bits_study(model, of["French"], judged_on=of["sums"], progress=stop, **facts)
+    left = stopped.plans["plan"].isin(["few", "many"])  # the last two
+    assert stopped.plans["loss"].isna().equals(left) and stopped.plans[~left].equals(found.plans[~left])
+    assert len(bits_sentences(stopped)) == len(bits_sentences(found))
     stale = bits_sentences(found)[-1]
     assert (stale.name, stale["stale"], stale["fresh"]) == ("stale_plan", costs["kl"], costs["fresh kl"])
     assert stale["chance"] == pytest.approx(costs["random"]) and bits_sentences(own)[-1].name == "cost_of_bits"

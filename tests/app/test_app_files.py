@@ -138,7 +138,7 @@ def _downloads() -> None:
 
 def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):
     made = []
-    monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace: made.append(trace) or b"PK")
+    monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace, pause: made.append(trace) or b"PK")
     app = script_of(traces_page)
     visit_of(app).trace = trace
     app.run()

@@ -1,7 +1,6 @@
 """Images of a prompt in the app: the files beside it, one sign for a run of image tokens, and the picture by layer."""
 
 from dataclasses import replace
-from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -79,22 +78,25 @@ def test_a_run_with_images_is_in_no_address():
 
 
 def _choosing():
+    from io import BytesIO
+
     import streamlit as st
+    from PIL import Image
 
     from moeviz_app.session.visit import visit
     from moeviz_app.views import images
 
-    class File:
-        def __init__(self, data):
-            self.data = data
-
-        def getvalue(self):
-            return self.data
+    def file(colour):
+        Image.new("RGB", (8, 6), colour).save(data := BytesIO(), "PNG")
+        return data
 
     images.model_catalog.takes_images = lambda name: name == "sees"
+    images.model_catalog.image_sizes = lambda name, read: (
+        f"{name}: {[(one.facts.width, one.facts.height) for one in read]}"
+    )
     images.torch_is_here = lambda: True
     for turn in range(4):
-        images.st.file_uploader = lambda *_a, turn=turn, **_k: [File(bytes([turn, n])) for n in range(6)]
+        images.st.file_uploader = lambda *_a, turn=turn, **_k: [file((turn, n, 0)) for n in range(6)]
         chosen = images.choose_images("sees", known=True)
     st.text(" ".join(chosen))
     st.text(str(len(visit().images)))
@@ -106,10 +108,15 @@ def test_images_are_offered_where_the_model_takes_them_and_stay_in_the_visit(mon
 
     from moeviz_app.views import images
 
-    for home, name in ((images.model_catalog, "takes_images"), (images, "torch_is_here"), (st, "file_uploader")):
+    catalog = images.model_catalog
+    for home, name in (
+        *((catalog, name) for name in ("takes_images", "image_sizes")),
+        (images, "torch_is_here"),
+        (st, "file_uploader"),
+    ):
         monkeypatch.setattr(home, name, getattr(home, name))  # restored after the script has replaced them
     page = script_of(_choosing).run()
     assert not page.exception
-    *_, chosen, kept, none = (element.value for element in page.text)
-    assert chosen.split() == [sha256(bytes([3, n])).hexdigest() for n in range(4)]
+    *_, tokens, chosen, kept, none = (element.value for element in page.text)
+    assert tokens == f"sees: {[(8, 6)] * 4}" and len({*chosen.split()}) == 4
     assert (kept, none) == ("8", "()")

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of
@@ -18,12 +19,20 @@ from moeviz.analyses import what_if as what_if_module
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
-from moeviz.analyses.pruning.recorded import SEED, TOKENS, recorded_curve, recorded_lineage, recorded_steering
+from moeviz.analyses.pruning.recorded import (
+    POSITIONS,
+    SEED,
+    TOKENS,
+    recorded_curve,
+    recorded_lineage,
+    recorded_routes,
+    recorded_steering,
+)
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.embedded.own_models import FINE
-from moeviz.embedded.recorded_routing import ROUTING
+from moeviz.embedded.recorded_routing import ROUTING, texts_over_training
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics import captions
@@ -691,6 +700,16 @@ def test_prune_opens_with_what_was_recorded_and_a_part_of_it_comes_again(monkeyp
     rows = known.losses[(known.losses["criterion"] == "frequency") & (known.losses["cut"] == 1)]
     pd.testing.assert_frame_equal(rows.reset_index(drop=True), again.losses, atol=1e-4)
     pd.testing.assert_frame_equal(known.scores, again.scores, rtol=1e-3, check_dtype=False)
+
+
+def test_routes_open_with_what_was_recorded_and_a_part_of_it_comes_again():
+    app, known = page("moeviz_app.views.routes.routes_page", recorded.held_out(EMBEDDED)), recorded_routes()
+    assert not app.exception and pictures(app) == 3
+    again = moeviz.route_regret(moeviz.load_model(), texts_over_training()[:2], positions=POSITIONS)
+    first = known.cells["sequence"].isin([0, 1]).to_numpy()
+    assert np.abs(known.losses[first] - again.losses).max() < 1e-3
+    assert (known.routes[first] == again.routes).all() and known.every and known.left_out == again.left_out
+    pd.testing.assert_frame_equal(known.cells[first].reset_index(drop=True).iloc[:, :7], again.cells.iloc[:, :7])
 
 
 def test_what_turning_experts_up_does_comes_again_as_it_was_recorded():

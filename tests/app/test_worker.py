@@ -13,6 +13,8 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.together import shared_decoding
 from moeviz.capture.trace import capture_growing
 from moeviz.errors import CaptureError
+from moeviz.formats.exports import export_for
+from moeviz.testing import sample_trace
 from moeviz_app.jobs import fair_queue as worker_module
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import in_steps
@@ -453,6 +455,26 @@ def test_dear_work_goes_on_only_while_nothing_else_is_in_line():
     for each in (first, *prompts, measured):
         end_of(each)
     assert sorted(done[:4]) == ["prompt"] * 3 + ["read"] and done[4:] == [f"dear {step}" for step in range(4)]
+
+
+@pytest.mark.parametrize("suffix", [".html", ".zip"])
+def test_a_report_gives_its_turn_between_charts_to_a_run(monkeypatch, suffix):
+    worker, done, heard = FairQueue(9), [], []
+    monkeypatch.setattr(model_service, "_line", lambda _device: worker)
+    monkeypatch.setattr("moeviz.report.page._chart", lambda *_given: "")
+    monkeypatch.setattr("moeviz.report.all_charts._files", lambda *_given: ())
+
+    def make(pause):
+        def at_a_chart():
+            done.append("chart")
+            if not heard:
+                heard.append(worker.ask(short("run", done), OTHER))
+            pause()
+
+        return export_for(f"report{suffix}").write(sample_trace(), pause=at_a_chart)
+
+    assert model_service.report_maker(make)()
+    assert done[:3] == ["chart", "run", "chart"]
 
 
 def test_a_stranger_has_one_dear_work_at_a_time_and_then_rests_as_long_as_it_took():

@@ -227,7 +227,10 @@ def test_a_press_mutes_an_expert_a_link_repeats_it_and_words_that_decide_have_ar
     expect(other.locator(".token.moved")).to_have_count(moved)
     page.get_by_role("button", name="Bring the muted experts back").click()
     expect(page).not_to_have_url(re.compile("mute"))
+    tokens(page).nth(1).click()  # behind <s>
     page.get_by_role("button", name="Which word decided?").click()
+    expect(page.locator(".decided")).to_have_text("Nothing stands before it.")
+    tokens(page).nth(2).click()
     expect(page.locator(".decided")).to_contain_text("No single earlier word decides")
     tokens(page).nth(24).click()  # the k of “komme”, after “Ich”
     expect(page.locator(".decided")).to_contain_text("Replace one word and it goes elsewhere: “␣Ich” → expert 3")

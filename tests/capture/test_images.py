@@ -16,7 +16,7 @@ from survey.tiny_models import tokenizer
 from transformers import AutoModelForMultimodalLM
 
 import moeviz
-from moeviz.capture.run.images import PromptImage, pictures_of, read_images
+from moeviz.capture.run.images import PromptImage, pictures_of, read_images, sizes_before_run
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace
 from moeviz.formats.exports import read_trace, write_trace
@@ -59,6 +59,7 @@ def test_a_checkpoint_is_opened_with_its_processor_and_its_images_are_tokens(sav
     assert printed["images"] == [{"width": 420, "height": 280, "tokens": 117, "note": ""}] * 2
     assert trace.tokens["kind"].value_counts().to_dict() == {"image": 234, "mark": 4, "text": 6}
     assert image_runs(trace.tokens).max() == 1
+    assert sizes_before_run(str(saved), pictures_of([data])) == "image 0 (420 x 280 pixels) is 117 tokens"
     loaded = moeviz.load_model(str(saved))
     again = moeviz.trace(loaded, "What is here?", images=[data, picture()])
     assert np.array_equal(again.experts, trace.experts)  # the same pixels, from a file and from memory

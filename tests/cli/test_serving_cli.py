@@ -311,7 +311,7 @@ def answered(capsys, *words: str) -> dict[str, dict]:
     return {row["question"]: row for row in json.loads(capsys.readouterr().out)["answers"]}
 
 
-def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, capsys):
+def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, tmp_path, capsys):
     found = answered(capsys, file, "--devices", "4")
     assert found[BALANCE]["verdict"] == "Too little evidence" and len(found[BALANCE]["figures"]) == 8
     assert found[MEMORY]["verdict"] == "Not worth it" and len(found[MEMORY]["figures"]) == 2
@@ -319,8 +319,11 @@ def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, caps
     assert main(["decide", file, "--devices", "4"]) == 0
     out = capsys.readouterr().out
     assert f"{BALANCE}\n{in_lines(found[BALANCE]['sentence'])}\n" in out and "8,502 tokens: those of prompts" in out
-    assert main(["decide", file, "--draft", "8", "--capacity", "2"]) == 0
-    assert "8 tokens" in capsys.readouterr().out
+    trace, hashed = read_trace(file), tmp_path / "hashed.npz"
+    write_trace(replace(trace, model=replace(trace.model, caution="Layer 0 has a hash router.")), hashed)
+    assert main(["decide", str(hashed), "--draft", "8", "--capacity", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "8 tokens" in out and "Layer 0 has a hash router." in out
 
 
 def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(dataset, counts_file, capsys):

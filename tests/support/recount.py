@@ -495,7 +495,7 @@ def highest_aux_loss(seen, *, layer):
         rows, found = seen.probabilities(one), seen.counts(one)
         losses[one] = seen.E[one] * sum(n / seen.T * sum(row[e] for row in rows) / seen.T for e, n in enumerate(found))
     highest(losses, layer)
-    return {"loss": losses[layer], "uniform": float(seen.K)}
+    return {"loss": losses[layer], "least": min(losses.values()), "uniform": float(seen.K)}
 
 
 @counts

@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from image_models import IDS, image_model, picture
 from transformers import PreTrainedModel
 
-from moeviz.capture.models.load import LoadedModel, load_model, model_facts
+from moeviz.capture.models.load import LoadedModel, load_model, model_facts, takes_images
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble, unrolled
 from moeviz.capture.record.hooks import Recording, listen
@@ -29,8 +30,10 @@ from moeviz.capture.routers.discovery import LAYER_KIND, Router, find_routers, r
 from moeviz.capture.routers.families import NOT_RECORDED, TABLE
 from moeviz.capture.routers.kernel_families import FAMILIES
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
+from moeviz.capture.trace import trace as trace_images
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
+from moeviz.image_tokens import BOX
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from survey.checkpoints import write_checkpoint
 from survey.compare import block_factor
@@ -48,6 +51,7 @@ class ArchitectureFinding:
     trace: RoutingTrace | None  # None for a site that is not recorded
     trouble: str  # how the trace differs from what the experts received; "" where it does not
     kernels: str  # why our kernels do not run some of its routers; "" where they run all
+    images: str  # whether it records images, and the box of each token
 
 
 # Sites that no trace of a text shows, and why.
@@ -87,7 +91,7 @@ def _finding(architecture: str, loaded: LoadedModel, site: str) -> ArchitectureF
     named = (architecture, type(model).__name__, site)
     if why := UNREACHED.get((architecture, site)):
         return ArchitectureFinding(
-            *named, find_routers(model, site), None, f"{NOT_RECORDED}{why}", "its site is not recorded"
+            *named, find_routers(model, site), None, f"{NOT_RECORDED}{why}", "its site is not recorded", ""
         )
     run = ModelInput(model, loaded.tokenizer, describe(model, architecture, site=site), batch)
     plain = read(model, batch)
@@ -97,7 +101,20 @@ def _finding(architecture: str, loaded: LoadedModel, site: str) -> ArchitectureF
     trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
     trouble = trouble or difference_from_oracle(trace, recording, testimony) or _unscaled(model, recording.routers[0])
     kernels = _kernels(run, site, trace)
-    return ArchitectureFinding(*named, recording.routers, trace, trouble, kernels)
+    return ArchitectureFinding(*named, recording.routers, trace, trouble, kernels, _images(architecture, type(model)))
+
+
+def _images(architecture: str, opened: type[PreTrainedModel]) -> str:
+    """Trace an image, with a processor made of the family's classes, and return what is recorded of it."""
+    if not takes_images(opened):
+        return ""
+    if architecture not in IDS:
+        return "not tried"
+    model, processor = image_model(architecture)
+    tokens = trace_images(model, "What is here?", images=[picture()], processor=processor).tokens
+    if not (of_image := tokens[tokens["kind"] == "image"]).size:
+        raise CaptureError(f"{architecture}: no token of the image is in the trace.")
+    return YES if of_image[[*BOX]].notna().all(axis=None) else "without boxes"
 
 
 def difference_from_oracle(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
@@ -175,6 +192,7 @@ def _row(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
         "shared": YES if any(SHARED.search(name) for name, _ in router.block.named_children()) else "",
         "kernels": reasons.get(router.kind, YES),
         "exact": trouble,
+        "images": finding.images,
         "remark": router.adapter.remark if router.adapter else "",
     }
 

@@ -1,7 +1,7 @@
 """The models on offer, and what is known of one before it is loaded."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -65,6 +65,7 @@ def call_with_timeout(name: str, ask: Callable[[], T], seconds: float = LOOK_UP_
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import BeforeOpening
+    from moeviz.capture.run.images import PromptImage
 
 FACTS_IN_MEMORY = 32
 SECONDS_OF_A_SERVER = 30.0  # to say what it runs
@@ -243,6 +244,13 @@ def takes_images(name: str) -> bool:
     from moeviz.capture.models.parameters import class_of
 
     return takes_images(class_of(config))
+
+
+def image_sizes(name: str, images: "Sequence[PromptImage]") -> str:
+    """Return how many tokens each image will be for a model, by its processor."""
+    from moeviz.capture.run.images import sizes_before_run
+
+    return call_with_timeout(name, lambda: sizes_before_run(name, images))
 
 
 def dtype_of(name: str) -> str:

@@ -120,6 +120,12 @@ def file_maker(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
     return lambda: wait_for(_line(FILES).ask(lambda _tell: make(), asker), lambda _told: None)
 
 
+def report_maker(make: Callable[..., bytes]) -> Callable[[], bytes]:
+    """Wrap the making of a report as dear work: it pauses where `make` calls its `pause`, before each chart."""
+    run = dear_runner()
+    return lambda: wait_for(run(lambda tell: make(pause=partial(tell, None))), lambda _told: None)
+
+
 def dataset_runner() -> Callable[[Work], Heard]:
     """Return a function that has work on a dataset done, from any thread; it gives its turn away at each progress."""
     asker = client()

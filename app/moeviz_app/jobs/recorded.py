@@ -26,6 +26,7 @@ from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.metrics.expert_names import expert_names, names_that_hold
 from moeviz.metrics.parameters import varying_routes_in_words
+from moeviz.metrics.routes import RouteRegret
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
@@ -88,6 +89,14 @@ def _held_out(model: str) -> RoutingTrace:
 def reference_muted() -> pd.DataFrame:
     """Return what each kind of held-out text loses without each expert of the embedded model."""
     return muted_experts()
+
+
+@st.cache_resource(show_spinner=False)
+def reference_routes() -> RouteRegret:
+    """Return how well the embedded model routes tokens of the held-out texts."""
+    from moeviz.analyses.pruning.recorded import recorded_routes
+
+    return recorded_routes()
 
 
 @st.cache_resource(show_spinner=False)

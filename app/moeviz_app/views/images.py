@@ -28,12 +28,12 @@ NO_NAMES = (
 )
 
 
-def choose_images(name: str, known: bool) -> tuple[str, ...]:
+def choose_images(model: str, known: bool) -> tuple[str, ...]:
     """Offer a place for images next to the prompt, if the model takes them; return the SHA-256 of each, in order.
 
     known  whether the model's facts were found. The bytes stay in this visit.
     """
-    if not (known and torch_is_here() and model_catalog.takes_images(name)):
+    if not (known and torch_is_here() and model_catalog.takes_images(model)):
         return ()
     serve = settings.SETTINGS.serve
     most = min(settings.IMAGE_MB[serve], settings.SETTINGS.max_upload_mb, st.get_option("server.maxUploadSize"))
@@ -53,7 +53,23 @@ def choose_images(name: str, known: bool) -> tuple[str, ...]:
     for name in [*held][: max(0, len(held) - KEPT)]:
         if name not in given:
             del held[name]
+    if given:
+        with explained():
+            st.text(_in_tokens(model, [*given]))
     return tuple(given)
+
+
+def _in_tokens(model: str, given: list[str]) -> str:
+    """Return how many tokens each image will be, in words; counted once per visit."""
+    held, key = visit().results, f"tokens of {given} for {model}"
+    if key not in held:
+        from moeviz.capture.run.images import pictures_of
+
+        with st.spinner("Counting the tokens of the image …"):
+            data = [visit().images[name] for name in given]
+            read = pictures_of(data, most=settings.MOST_PIXELS[settings.SETTINGS.serve])
+            held[key] = model_catalog.image_sizes(model, read)
+    return str(held[key])
 
 
 def show_images(trace: RoutingTrace) -> None:

@@ -16,7 +16,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz_app.jobs.recorded import once_per_trace, usual
+from moeviz_app.jobs.recorded import once_per_trace, reference_routes, usual
 from moeviz_app.session import session
 from moeviz_app.url.fields import MOST_SEARCHED, page_address, short_text
 from moeviz_app.url.navigation import expert_query
@@ -24,7 +24,7 @@ from moeviz_app.views.expert_jobs import offer_routes, routes_of
 from moeviz_app.views.experts import texts_on_screen
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, tag
 from moeviz_app.widgets.expert_links import open_expert
-from moeviz_app.widgets.messages import explained, note, say
+from moeviz_app.widgets.messages import example_note, explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 
 PAGE = "Routes"
@@ -40,14 +40,13 @@ GROUPS = {
 }
 ALIKE = 8  # tokens
 COLUMNS = {  # of paths, as a page says them
-    "first_layer": "from layer",
-    "last_layer": "to layer",
-    "expected": "if layers were independent",
-    "lift": "times that",
-    "tokens_aside": "on texts set aside",
-    "expected_aside": "independent there",
-    "lift_aside": "times that, there",
-    "holds": "more than chance there too",
+    "path": "layer: experts",
+    "tokens": "tokens",
+    "lift": "× independent layers",
+    "tokens_aside": "tokens of other texts",
+    "lift_aside": "× independent layers there",
+    "holds": "beyond chance there",
+    "examples": "examples",
 }
 
 
@@ -105,6 +104,8 @@ def _judged(trace: RoutingTrace) -> None:
     if (found := routes_of(trace)) is None:
         offer_routes(trace, POSITIONS)
         return
+    if found is reference_routes():
+        example_note("To judge a text of your own, run it on Explore and open “Was it routed well?” there.")
     with st.container(border=True, key="answer"):
         for sentence in route_sentences(found):
             st.text(in_words_of(trace.model, sentence))
@@ -130,9 +131,7 @@ def _paths(trace: RoutingTrace) -> None:
         found = _paths_of(trace)
         for sentence in found.sentences():
             st.text(in_words_of(trace.model, sentence))
-        shown = found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]]).rename(
-            columns=COLUMNS
-        )
+        shown = found.paths.assign(path=_addresses(found.paths))[list(COLUMNS)].rename(columns=COLUMNS)
         key = f"paths of {id(trace)}"
         _table(shown, on_select=partial(_choose_path, found, key), selection_mode="single-row", key=key)
         text = st.text_input(
@@ -150,8 +149,13 @@ def _paths(trace: RoutingTrace) -> None:
 def _choose_path(found: PathTable, key: str) -> None:
     """Write the path of the row that was just chosen into the box below the table; none if it was let go."""
     rows = st.session_state[key].selection.rows
-    paths = found.paths[["first_layer", "path"]].iloc[rows].itertuples(index=False)
-    session.set_value(session.A_PATH, "".join(f"{first}:{'.'.join(map(str, path))}" for first, path in paths))
+    session.set_value(session.A_PATH, "".join(_addresses(found.paths.iloc[rows])))
+
+
+def _addresses(paths: pd.DataFrame) -> list[str]:
+    """Return paths as the box takes them: the first layer, and an expert for each layer from there on."""
+    rows = zip(paths["first_layer"], paths["path"], strict=True)
+    return [f"{first}:{'.'.join(map(str, path))}" for first, path in rows]
 
 
 def _path_in(text: str) -> tuple[int, list[int]]:

@@ -109,9 +109,10 @@ def downloads(trace: RoutingTrace) -> None:
             lost.setdefault(sentence.replace(export.suffix, "{}"), []).append(export.suffix)
     with st.container(horizontal=True):
         for export in exports:
+            maker = model_service.file_maker if export.read else model_service.report_maker
             st.download_button(
                 export.label,
-                data=model_service.file_maker(partial(export.write, trace)),  # without a session, so it holds the trace
+                data=maker(partial(export.write, trace)),  # without a session, so it holds the trace
                 file_name=file_stem(trace) + export.suffix,
                 mime=export.mime,
                 on_click="ignore",

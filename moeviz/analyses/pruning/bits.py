@@ -90,7 +90,8 @@ def bits_study(
     seed       of the division of the texts, and of these.
     tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
-               measured on the texts that were read with all changes.
+               measured on the texts that were read with all changes; plans that are not judged by then have losses of
+               NaN.
 
     `units` of the result has one row per expert, or per layer with expert -1. Columns: layer int32 · expert int16 ·
     tokens int64 (that came to it) · weights int64 (how many it has) · super bool (a Super Expert, or has one) ·
@@ -262,17 +263,23 @@ def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
 def _losses(
     model: LoadedModel, texts: Sequence[str], plans: Sequence[Codes], matrices: Matrices, steps: Steps
 ) -> tuple[np.ndarray, int]:
-    """Return summed losses (plans,) in nats, and predicted tokens."""
+    """Return summed losses (plans,) in nats, NaN for those that are not read to the end; and predicted tokens."""
     runs = [prepare(model, CaptureRequest((text,))) for text in texts]
     count = sum(len(run.batch.input_ids[0]) - 1 for run in runs)
     if not count:
         raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
-    losses = np.zeros(len(plans))
-    for row, codes in enumerate(plans):
-        with _held(runs[0].model), experts_rounded(matrices, codes):
-            for run in runs:
-                losses[row] += _nats(_log_probabilities(run), run)
-                steps.one_more()
+    losses = np.full(len(plans), np.nan)
+    try:
+        for row, codes in enumerate(plans):
+            loss = 0.0
+            with _held(runs[0].model), experts_rounded(matrices, codes):
+                for run in runs:
+                    loss += _nats(_log_probabilities(run), run)
+                    steps.one_more()
+            losses[row] = loss
+    except StopReading:
+        if np.isnan(losses).all():
+            raise
     return losses, count
 
 
@@ -299,8 +306,9 @@ def bits_sentences(study: BitsStudy, rule: str = KL) -> list[Claim]:
         claims.append(captions.super_experts(tuple(names.itertuples(index=False, name=None))))
     cost, uniform, by_frequency, at_random = (float(rows[name]) for name in (rule, UNIFORM, FREQUENCY, RANDOM))
     spread = sd if np.isfinite(sd) else None
-    claims.append(captions.cost_of_bits(study.budget, SAYS[rule], cost, uniform, by_frequency, at_random, spread))
-    if (name := f"{FRESH} {rule}") in rows.index:
+    if np.isfinite((cost, uniform, by_frequency, at_random)).all():  # else it was stopped before
+        claims.append(captions.cost_of_bits(study.budget, SAYS[rule], cost, uniform, by_frequency, at_random, spread))
+    if np.isfinite(rows.get(name := f"{FRESH} {rule}", np.nan)):
         claims.append(
             staleness_claim(staleness(f"{rule}, {study.budget:g} bits", "loss", cost, rows[name], study.drawn))
         )

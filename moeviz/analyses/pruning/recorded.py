@@ -1,7 +1,8 @@
-"""Answers about the embedded model, recorded once, so that the pages Prune, Lineage and Contrast open with one.
+"""Answers about the embedded model, recorded once, so that the pages Prune, Lineage, Contrast and Routes open with one.
 
-They are what cutting experts costs, what became of them in a checkpoint with one cut from each layer, and whether
-turning experts up helps. `python -m models.training.reference` makes the files, with `--pruning` or `--steering`.
+They are what cutting experts costs, what became of them in a checkpoint with one cut from each layer, whether turning
+experts up helps, and how well tokens are routed. `python -m models.training.reference` makes the files, with
+`--pruning`, `--steering` or `--routes`.
 """
 
 import io
@@ -9,6 +10,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
+import numpy as np
 import pandas as pd
 
 from moeviz.analyses.lineage import Lineage
@@ -17,8 +19,11 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import HERE, reference_routing
 from moeviz.metrics.contrast import SteeringTrial
 from moeviz.metrics.pruning import RANDOM, LayerLimits
+from moeviz.metrics.routes import RouteRegret
 
 PRUNING, LINEAGE, STEERING = (HERE / f"{name}.json" for name in ("pruning", "lineage", "steering"))
+ROUTES = HERE / "routes.npz"
+POSITIONS = 10  # tokens of each text whose routes are judged
 CHILD = "embedded-cut"  # the name of that checkpoint: the expert of each layer is cut that REAP finds least needed
 CRITERIA = ("reap", "frequency", RANDOM)
 DRAWS, TOKENS, SEED = 3, 64, 0
@@ -67,6 +72,21 @@ def recorded_steering() -> SteeringTrial:
     """Read the best way to turn a kind of text up in the embedded model, and what it does on other texts."""
     facts = json.loads(STEERING.read_text("utf-8"))
     return SteeringTrial(**facts | {"at_random": tuple(facts["at_random"])})
+
+
+def routes_as_file(found: RouteRegret) -> bytes:
+    """Return how well tokens are routed as an .npz file: arrays, the cells as Parquet, and the rest as JSON."""
+    facts = {name: getattr(found, name) for name in ("every", "left_out", "error", "forwards", "heads")}
+    file, cells = io.BytesIO(), np.frombuffer(found.cells.to_parquet(index=False), np.uint8)
+    np.savez_compressed(file, cells=cells, losses=found.losses, routes=found.routes, facts=np.array(json.dumps(facts)))
+    return file.getvalue()
+
+
+def recorded_routes() -> RouteRegret:
+    """Read how well the embedded model routes ten tokens of each text that ships."""
+    with np.load(ROUTES) as file:
+        facts, cells = json.loads(str(file["facts"])), pd.read_parquet(io.BytesIO(file["cells"].tobytes()))
+        return RouteRegret(cells, file["losses"], file["routes"], reference_routing().model, **facts)
 
 
 def lineage_as_json(found: Lineage) -> str:

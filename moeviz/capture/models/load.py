@@ -144,7 +144,7 @@ def load_model(
     if _shapes(model) != _shapes(empty):  # adapters came with it
         info = describe(model, name, info.revision)
     info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
-    return LoadedModel(model, tokenizer, info, _processor(name, source, model, revision))
+    return LoadedModel(model, tokenizer, info, open_processor(name, source, type(model), revision))
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
@@ -272,7 +272,8 @@ def _weights(
     name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
 ) -> tuple[PreTrainedModel, str]:
     """Load the model with all its weights from the checkpoint; return it with its caution."""
-    spared = _read_not_mapped() if "offload_folder" in how else nullcontext()
+    places = how["device_map"]
+    spared = _read_not_mapped() if isinstance(places, dict) and DISK in places.values() else nullcontext()
     with explained(f"The model {quoted(name)} has a config, but it did not load"), spared:
         model, loading = auto_class(config).from_pretrained(
             source,
@@ -321,12 +322,14 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
     return tokenizer
 
 
-def takes_images(model: PreTrainedModel | type[PreTrainedModel]) -> bool:
-    """Return True if the forward of a model, or of a class, takes the pixels of images."""
+def takes_images(model: type[PreTrainedModel]) -> bool:
+    """Return True if models of a class take the pixels of images."""
     return "pixel_values" in signature(model.forward).parameters
 
 
-def _processor(name: str, source: str, model: PreTrainedModel, revision: str | None) -> ProcessorMixin | None:
+def open_processor(
+    name: str, source: str, model: type[PreTrainedModel], revision: str | None = None
+) -> ProcessorMixin | None:
     """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
     if not takes_images(model):
         return None

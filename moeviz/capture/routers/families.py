@@ -23,8 +23,9 @@ def families() -> pd.DataFrame:
     (a selection bias: yes or empty) · groups (how groups of experts are ranked, if they limit the choice) ·
     renormalised (yes, by config, or empty) · scaled · shared (shared experts in addition to the routed ones) · kernels
     (yes, or why not) · exact (yes, or how the trace differs from what the experts received, or why this site is not
-    recorded) · remark (how the router differs from most). "–" if the kernels do not run a router, so that these steps
-    have not been read off it.
+    recorded) · images (of a model that takes them: yes, with the box of each token; without boxes; or not tried, for
+    lack of a processor) · remark (how the router differs from most). "–" if the kernels do not run a router, so that
+    these steps have not been read off it.
 
     Source: `python tests/survey`, which saved a tiny random checkpoint of each and opened it by name.
     """

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import BatchFeature, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from moeviz.capture.models.checkpoint import explained
-from moeviz.capture.models.load import takes_images
+from moeviz.capture.models.load import model_config, model_source, open_processor, takes_images
+from moeviz.capture.models.parameters import class_of
 from moeviz.capture.run.image_boxes import AROUND, Places, places_of
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.image_tokens import BOX, IMAGE, IMAGE_COLUMNS, MARK, MOST_IMAGES, NO_IMAGE, NO_VIEW, TEXT, TraceImage
@@ -164,15 +165,15 @@ class ReadImages:
     caution: str  # why there are no boxes; "" if there are
 
 
-def image_token_id(model: PreTrainedModel) -> int | None:
+def image_token_id(config: PreTrainedConfig) -> int | None:
     """Return the id that stands for a part of an image; None if the config names none."""
-    ids = (getattr(model.config, name, None) for name in ("image_token_id", "image_token_index"))
+    ids = (getattr(config, name, None) for name in ("image_token_id", "image_token_index"))
     return next((number for number in ids if isinstance(number, int)), None)
 
 
 def check_no_placeholder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> None:
     """Raise `InvalidPrompt` for a text that has the token of an image: without an image it is read as an odd word."""
-    token = image_token_id(model)
+    token = image_token_id(model.config)
     if token is None or token not in getattr(tokenizer, "added_tokens_decoder", {}):
         return
     if any(token in row for row in rows):
@@ -182,9 +183,9 @@ def check_no_placeholder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
         )
 
 
-def check_takes_images(model: PreTrainedModel, processor: ProcessorMixin | None) -> None:
-    """Raise `CaptureError` if a model has no way in for images."""
-    name = type(model).__name__
+def check_takes_images(model: type[PreTrainedModel], processor: ProcessorMixin | None) -> None:
+    """Raise `CaptureError` if models of a class have no way in for images."""
+    name = model.__name__
     if not takes_images(model):
         raise CaptureError(f"{name} reads text alone. Leave the images out, or open a model that takes them.")
     if processor is None:
@@ -209,39 +210,62 @@ def read_images(
     Raises `InvalidPrompt` for what the processor refuses, and `CaptureError` if it is unknown which token is of which
     image.
     """
-    asked = _with_placeholders(model, processor, text, len(pictures), chat, system)
-    made, marks = _processed(processor, asked, pictures, add_special_tokens=not chat)
-    ids = made["input_ids"][0].tolist()
-    token = image_token_id(model)
-    token = getattr(processor, "image_token_id", None) if token is None else token
-    at = np.flatnonzero(np.array(ids) == token)
-    if not len(at):
-        raise CaptureError(f"{type(processor).__name__} put no image token into the prompt, so nothing can be shown.")
-    family, sizes = model.config.model_type, [(one.facts.width, one.facts.height) for one in pictures]
-    try:
-        places = places_of(family, processor, made, sizes)
-    except Exception as error:  # a stranger's processor may lack, or mean, anything
-        log.debug("the boxes of %s cannot be computed: %s", family, error)
-        places = None
-    columns, caution = _columns(ids, at, marks, places, len(pictures), family)
-    log.info("%s", "; ".join(_size_words(one.facts, number, columns) for number, one in enumerate(pictures)))
+    made, columns, caution = _prepared(model.config, processor, text, pictures, chat, system)
+    log.info("%s", _sizes_in_words(pictures, columns))
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     tensors = {
         name: part.to(device, model.dtype if part.is_floating_point() else part.dtype)
         for name, part in made.items()
         if name not in ("input_ids", "attention_mask") and isinstance(part, torch.Tensor)
     }
-    return ReadImages(ids, tensors, columns, caution)
+    return ReadImages(made["input_ids"][0].tolist(), tensors, columns, caution)
 
 
-def _size_words(image: TraceImage, number: int, columns: pd.DataFrame) -> str:
-    tokens = int(((columns["image"] == number) & (columns["kind"] == IMAGE)).sum())
-    note = f", {image.note}" if image.note else ""
-    return f"image {number} ({image.width:,} x {image.height:,} pixels{note}) is {tokens:,} tokens"
+def _prepared(
+    config: PreTrainedConfig,
+    processor: ProcessorMixin,
+    text: str,
+    pictures: Sequence[PromptImage],
+    chat: bool = False,
+    system: str | None = None,
+) -> tuple[BatchFeature, pd.DataFrame, str]:
+    """Return what the processor made of a prompt, `IMAGE_COLUMNS` of its tokens, and why there are no boxes."""
+    asked = _with_placeholders(config, processor, text, len(pictures), chat, system)
+    made, marks = _processed(processor, asked, pictures, add_special_tokens=not chat)
+    ids = made["input_ids"][0].tolist()
+    token = image_token_id(config)
+    token = getattr(processor, "image_token_id", None) if token is None else token
+    at = np.flatnonzero(np.array(ids) == token)
+    if not len(at):
+        raise CaptureError(f"{type(processor).__name__} put no image token into the prompt, so nothing can be shown.")
+    family, sizes = config.model_type, [(one.facts.width, one.facts.height) for one in pictures]
+    try:
+        places = places_of(family, processor, made, sizes)
+    except Exception as error:  # a stranger's processor may lack, or mean, anything
+        log.debug("the boxes of %s cannot be computed: %s", family, error)
+        places = None
+    return made, *_columns(ids, at, marks, places, len(pictures), family)
+
+
+def sizes_before_run(name: str, pictures: Sequence[PromptImage]) -> str:
+    """Return how many tokens each image will be for a model of this name; its processor is opened, and no weights."""
+    config = model_config(name)
+    processor = open_processor(name, model_source(name), class_of(config))
+    check_takes_images(class_of(config), processor)
+    return _sizes_in_words(pictures, _prepared(config, processor, "", pictures)[1])
+
+
+def _sizes_in_words(pictures: Sequence[PromptImage], columns: pd.DataFrame) -> str:
+    tokens = columns["image"][columns["kind"] == IMAGE].value_counts()
+    facts = [(number, one.facts, f", {one.facts.note}" * bool(one.facts.note)) for number, one in enumerate(pictures)]
+    return "; ".join(
+        f"image {number} ({image.width:,} x {image.height:,} pixels{note}) is {tokens.get(number, 0):,} tokens"
+        for number, image, note in facts
+    )
 
 
 def _with_placeholders(
-    model: PreTrainedModel, processor: ProcessorMixin, text: str, images: int, chat: bool, system: str | None
+    config: PreTrainedConfig, processor: ProcessorMixin, text: str, images: int, chat: bool, system: str | None
 ) -> str:
     placeholder = str(getattr(processor, "image_token", "<image>"))
     written = text.count(placeholder)
@@ -252,7 +276,7 @@ def _with_placeholders(
         )
     if chat:
         return _as_turn(processor, text, images, system)
-    before, after = AROUND.get(model.config.model_type, ("", ""))
+    before, after = AROUND.get(config.model_type, ("", ""))
     if after not in processor.tokenizer.get_added_vocab():
         before = after = ""
     return text if written else f"{before}{placeholder}{after}" * images + text

@@ -110,7 +110,7 @@ def prepare(
 
 def _with_images(run: ModelInput, request: CaptureRequest, processor: ProcessorMixin | None) -> ModelInput:
     """Return the run of a prompt with images."""
-    check_takes_images(run.model, processor)
+    check_takes_images(type(run.model), processor)
     assert processor is not None  # what was just checked
     read = read_images(run.model, processor, request.texts[0], request.images, request.chat, request.system)
     batch = replace(in_one_batch(run.model, [read.ids], request.max_new_tokens), tensors=read.tensors)

@@ -7,6 +7,7 @@ messages are a stranger's.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -24,7 +25,7 @@ from moeviz.image_tokens import IMAGE, image_runs
 from moeviz.metrics.expert_names import names_that_hold
 from moeviz.metrics.findings import Finding
 from moeviz.metrics.overview import modal_first_choice
-from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
+from moeviz.metrics.tokens import PART_OF_CHARACTER, SPECIAL_TOKEN, token_choices, visible
 from moeviz.metrics.words import item_word
 from moeviz.next_tokens import NextTokens
 from moeviz.routing_trace import RoutingTrace
@@ -97,25 +98,29 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
     model, tokens = trace.model, trace.tokens
     texts = tokens["text"].tolist()
     several = bool(len(tokens)) and tokens["sequence"].iloc[-1] > 0
-    data = {
-        "texts": [visible(text) for text in texts],
-        **_signs(tokens),
-        "parts": [row for row, text in enumerate(texts) if PART_OF_CHARACTER.fullmatch(text)],
-        "newlines": base64([min(text.count("\n"), MOST_LINE_BREAKS) for text in texts], np.uint8),
-        "positions": base64(tokens["position"], np.int32),
-        "generated": base64(tokens["phase"] == "generated", np.uint8),
-        "sequences": tokens["sequence"].tolist() if several else None,
-        "marks": beginnings(trace, range(len(texts))),
-        "layers": list(model.layers),
-        "word": model.layer_kind[:LETTERS] or "layer",
-        "item": item_word(model),
-        "counts": list(model.num_experts),
-        "zero": model.zero_experts,
-        "slots": model.top_k,
-        "ordered": trace.ordered,
-        "experts": base64(trace.experts, np.int16),
-        "weights": None if trace.weights is None else base64(trace.weights, np.float32),
-    } | _colours(trace)
+    data = (
+        {
+            "texts": [visible(text) for text in texts],
+            **_signs(tokens),
+            "leading": len([*takewhile(SPECIAL_TOKEN.fullmatch, texts)]),  # special tokens that begin it
+            "parts": [row for row, text in enumerate(texts) if PART_OF_CHARACTER.fullmatch(text)],
+            "newlines": base64([min(text.count("\n"), MOST_LINE_BREAKS) for text in texts], np.uint8),
+            "positions": base64(tokens["position"], np.int32),
+            "generated": base64(tokens["phase"] == "generated", np.uint8),
+            "sequences": tokens["sequence"].tolist() if several else None,
+            "marks": beginnings(trace, range(len(texts))),
+            "layers": list(model.layers),
+            "word": model.layer_kind[:LETTERS] or "layer",
+            "item": item_word(model),
+            "counts": list(model.num_experts),
+            "zero": model.zero_experts,
+            "slots": model.top_k,
+            "ordered": trace.ordered,
+            "experts": base64(trace.experts, np.int16),
+            "weights": None if trace.weights is None else base64(trace.weights, np.float32),
+        }
+        | _colours(trace)
+    )
     return data | {"id": crc32(json.dumps(data).encode())}
 
 

@@ -46,7 +46,7 @@ class Decided {
     this.button.setAttribute("aria-pressed", String(this.isOn));
     this.words.hidden = !this.isOn;
     const { strip, trace, layer, token } = this.explorer;
-    if (this.isOn && !this.found && token > 0 && !this.isAsked) {
+    if (this.isOn && !this.found && token > (trace.data.leading ?? 0) && !this.isAsked) {
       this.isAsked = true;
       this.explorer.send("decide", { id: trace.data.id, press: Math.random() });
     }
@@ -91,7 +91,7 @@ class Decided {
   told(list) {
     const { trace, layer, token, mutes } = this.explorer;
     if (mutes.length) return ["Bring the muted expert back to ask this: words were replaced in the model as it is."];
-    if (token === 0) return ["Nothing stands before it."];
+    if (token <= (trace.data.leading ?? 0)) return ["Nothing stands before it."];
     if (!this.found) return ["The model reads the text again, with other words in it …"];
     const [first] = trace.chosen(layer, token);
     if (!first) return [`At ${trace.nameOfLayer(layer)}, “${trace.data.texts[token]}” has no expert.`];
