@@ -81,7 +81,7 @@ def test_the_trace_holds_what_the_routers_decided_and_what_the_model_has(runs):
 
 def test_with_all_experts_on_the_load_is_flat_and_every_parameter_active(runs):
     trace = trace_of(runs["as large"])
-    assert (expert_load(trace)["times_even"] == 1).all()
+    assert (expert_load(trace)["times_uniform"] == 1).all()
     split = parameter_split(trace).query("convention == 'all'")
     assert (split["active"] == split["parameters"]).all()
     assert np.ptp(trace.weights) > 0, "weights are what the gate says, and not all alike"
