@@ -38,7 +38,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     written = bool(frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS)
     drawn = frame.merge(rows, on=["part", "group", "layer"])
     if written:
-        drawn = drawn.assign(written=drawn["times_even"].map(_in_cell, na_action="ignore"))
+        drawn = drawn.assign(written=drawn["times_uniform"].map(_in_cell, na_action="ignore"))
     drawn = theme.compact(drawn.drop(columns=["part", "group", "counted"] + ["of"] * (not several)))
     base = alt.Chart(drawn).encode(
         x=theme.expert_axis("×: no token; pale: within chance"),
@@ -48,7 +48,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
             layer="d",
             expert="d",
             tokens=("tokens routed to it", ",d"),
-            times_even=("times its share", ".3f"),
+            times_uniform=("times its share", ".3f"),
             luck_low=("by chance, from", ".3f"),
             luck_high=("to", ".3f"),
         ),
@@ -67,11 +67,11 @@ def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
     """Yield the cells within chance and beyond it, their numbers if `written`, and a cross in an unused one."""
     yield base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
     beyond = base.transform_filter("datum.beyond_luck").mark_rect(stroke=None)
-    yield beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))
+    yield beyond.encode(color=theme.times_colour("times_uniform", "load, × uniform", dark))
     if written:
         number = base.mark_text(fontSize=12).encode(text="written:N")
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
-        yield some.encode(color=theme.times_ink("times_even", dark))
+        yield some.encode(color=theme.times_ink("times_uniform", dark))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
         yield pale.encode(color=alt.ColorValue(theme.ink(dark)))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)

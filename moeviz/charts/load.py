@@ -28,7 +28,7 @@ def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     base = alt.Chart(theme.compact(frame.drop(columns="rank"))).encode(
         x=theme.expert_axis("×: no token"), y=theme.layer_rows(), tooltip=load_tooltip()
     )
-    cells = base.mark_rect(stroke=None).encode(color=theme.times_colour("times_even", "load, × uniform", dark))
+    cells = base.mark_rect(stroke=None).encode(color=theme.times_colour("times_uniform", "load, × uniform", dark))
     small = frame["expert"].nunique() > MANY_EXPERTS
     unused = base.transform_filter("datum.tokens === 0").mark_point(
         shape=theme.CROSS, size=6 if small else 60, color=theme.ON_LEAST, strokeWidth=1 if small else 2
@@ -44,7 +44,7 @@ def load_tooltip() -> list[alt.Tooltip]:
         tokens=("tokens", ","),
         load=(SHARE, ".2%"),
         uniform=("uniform share", ".2%"),
-        times_even=("times the uniform share", ".2f"),
+        times_uniform=("times the uniform share", ".2f"),
     )
 
 

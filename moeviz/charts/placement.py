@@ -23,7 +23,7 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("device:O", title="device", axis=theme.ids_axis()), y=alt.Y("row:N", title=None, sort=None, axis=axis)
     )
     cells = base.mark_rect(stroke=None).encode(
-        color=theme.gradient("times_even", "load, × uniform (1 = uniform)", {"domainMin": 0}),
+        color=theme.gradient("times_uniform", "load, × uniform (1 = uniform)", {"domainMin": 0}),
         tooltip=theme.tooltip(
             placement="",
             judged_on=("judged on", ""),
@@ -31,13 +31,13 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
             experts=("experts on it, including copies", "d"),
             load=("share of assignments", ".2%"),
             even=("uniform share", ".2%"),
-            times_even=("times the uniform share", ".2f"),
+            times_uniform=("times the uniform share", ".2f"),
         ),
     )
     if frame["device"].nunique() > MOST_NUMBERS:
         return theme.framed(theme.layered(cells), height, canvas=True)
-    on_cell = theme.ink_on("times_even", theme.BLACK_ABOVE * frame["times_even"].max())
-    numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
+    on_cell = theme.ink_on("times_uniform", theme.BLACK_ABOVE * frame["times_uniform"].max())
+    numbers = base.mark_text().encode(text=alt.Text("times_uniform:Q", format=".2f"), color=on_cell)
     return theme.framed(theme.layered(cells, numbers), height, canvas=True)
 
 

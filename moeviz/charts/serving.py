@@ -51,7 +51,7 @@ PARTS = {
     "step": "buffers of a step",
 }
 PART_COLOURS = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.EXPERT_COLOURS[2], theme.EXPERT_COLOURS[5])
-WORDS_BELOW, MEMORY_HEIGHT = 4, 340  # pixels
+WORDS_BELOW, MEMORY_HEIGHT, BAND = 4, 340, 60  # pixels
 FEW = 3  # cards: more are one colour
 
 
@@ -251,8 +251,8 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         order="order:Q",
         tooltip=theme.tooltip(precision=("weights in", ""), part="", size=""),
     )
-    limit = alt.Chart(pd.DataFrame({"usable": [float(frame["usable"].iloc[0]) * GIGABYTE / size]}))
-    line = limit.mark_rule(color=theme.ACCENT, strokeWidth=2).encode(x=alt.X("usable:Q", scale=scale))
+    limit = alt.Chart(named[["precision"]].assign(usable=frame["usable"] * GIGABYTE / size))
+    line = limit.mark_tick(color=theme.ACCENT, thickness=2, size=BAND).encode(x=alt.X("usable:Q", scale=scale), y=y)
     words = [
         f"{bytes_said(row.together * GIGABYTE)}: "
         + ("fits" if row.together <= row.usable else f"{max(row.fit, 0)} of {row.num_experts} experts per layer fit")

@@ -124,20 +124,20 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
     # Rows are places, which are in order, and a label says whose place it is: an order of 128 experts would be a
     # comparison with each of them for every cell, which takes a browser longer than all the rest.
     axis = alt.Axis(labelOverlap=True, labelExpr=f"{order}[datum.value]")
-    base = alt.Chart(theme.compact(frame.dropna(subset=["times_even"]))).encode(
+    base = alt.Chart(theme.compact(frame.dropna(subset=["times_uniform"]))).encode(
         y=alt.Y("place:O", title="expert (hatched: dead)", axis=axis),
         tooltip=[
             *when(frame),
             *theme.tooltip(
                 expert="d",
                 assignments=",d",
-                times_even=("times the uniform share", ".2f"),
+                times_uniform=("times the uniform share", ".2f"),
                 dead_since=("dead since step (−1: alive)", "d"),
             ),
         ],
     )
     cells = base.mark_rect(**CELLS).encode(x=along(frame, field="after"), x2=f"{over}:Q")
-    cells = cells.encode(color=theme.times_colour("times_even", "load, × uniform share", dark))
+    cells = cells.encode(color=theme.times_colour("times_uniform", "load, × uniform share", dark))
     side = min((height - theme.AROUND) / experts, 14) * 0.7
     hatch = alt.Chart(hatched(frame)).mark_point(
         aria=False,  # a container without marks would be a picture without a name

@@ -26,7 +26,7 @@ COLUMNS: dict[str, Any] = {
     "expert": np.int16,
     "tokens": np.int64,
     "counted": np.int64,
-    "times_even": np.float64,
+    "times_uniform": np.float64,
     "luck_low": np.float64,
     "luck_high": np.float64,
     "beyond_luck": bool,
@@ -43,7 +43,7 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
 
     One row per part, layer and expert. Part 0 is all tokens together, with the group ""; counts in two to four groups
     have a part for each of them too. Columns: part int16 · group str · layer int32 · expert int16 · tokens int64
-    (routed to this expert) · counted int64 (tokens counted at the layer) · times_even float64 (load, × uniform; NaN
+    (routed to this expert) · counted int64 (tokens counted at the layer) · times_uniform float64 (load, × uniform; NaN
     where nothing was assigned) · luck_low, luck_high float64 (the least and the most that luck may bring, × uniform) ·
     beyond_luck bool.
 
@@ -74,7 +74,7 @@ def _layer_against_chance(found: LayerCounts, rare: float) -> pd.DataFrame:
             "expert": np.arange(found.num_experts),
             "tokens": tokens,
             "counted": counted,
-            "times_even": tokens / even if known else np.nan,
+            "times_uniform": tokens / even if known else np.nan,
             "luck_low": low / even if known else np.nan,
             "luck_high": high / even if known else np.nan,
             "beyond_luck": (tokens < low) | (tokens > high),
@@ -109,7 +109,7 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
 
     Columns: those of `load_beside_luck`. Groups are judged one by one, and whether their sum hides it.
     """
-    some = frame[frame["times_even"].notna()]
+    some = frame[frame["times_uniform"].notna()]
     if some.empty:
         return captions.nothing_counted()
     if (why := _why_not_judged(some)) is not None:
@@ -119,13 +119,13 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     clear = parts[parts["beyond_luck"]]
     if clear.empty:
         return captions.even_load(parts["counted"].max())
-    most, least = clear["times_even"].max(), clear["times_even"].min()
+    most, least = clear["times_uniform"].max(), clear["times_uniform"].min()
     degree = "No" if most >= VERY or least == 0 else "Not quite" if most >= UNEVEN or least <= 1 / VERY else "Nearly"
-    top = whole["times_even"].max()
+    top = whole["times_uniform"].max()
     return captions.uneven_load(
         degree,
-        most=_holder(clear, clear["times_even"].idxmax()) if most > 1 else None,
-        least=_holder(clear, clear["times_even"].idxmin()) if least < 1 else None,
+        most=_holder(clear, clear["times_uniform"].idxmax()) if most > 1 else None,
+        least=_holder(clear, clear["times_uniform"].idxmin()) if least < 1 else None,
         empty=(clear["tokens"] == 0).sum(),
         together=top if most >= UNEVEN and top - 1 < (most - 1) / 2 else None,
     )
@@ -141,7 +141,7 @@ def _why_not_judged(some: pd.DataFrame) -> Claim | None:
 
 def _holder(clear: pd.DataFrame, at: object) -> captions.Holder:
     row = one_row(clear, at)
-    return captions.Holder(row.group if row.part != EVERYTHING else "", row.layer, row.expert, row.times_even)
+    return captions.Holder(row.group if row.part != EVERYTHING else "", row.layer, row.expert, row.times_uniform)
 
 
 def luck_sentence(frame: pd.DataFrame) -> Claim | None:
@@ -149,7 +149,7 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
 
     Columns: those of `load_beside_luck`.
     """
-    some = frame[frame["times_even"].notna()]
+    some = frame[frame["times_uniform"].notna()]
     if some.empty or _why_not_judged(some) is not None:
         return None
     return captions.random_load(
@@ -164,11 +164,11 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
 
 def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> Claim | None:
     """Claim what the busiest expert has of other texts; None if none is beyond chance. Both: `load_beside_luck`."""
-    clear = frame[frame["beyond_luck"] & (frame["times_even"] > 1)]
+    clear = frame[frame["beyond_luck"] & (frame["times_uniform"] > 1)]
     if clear.empty:
         return None
-    row = one_row(clear, clear["times_even"].idxmax())
+    row = one_row(clear, clear["times_uniform"].idxmax())
     there = other[(other["part"] == EVERYTHING) & (other["layer"] == row.layer) & (other["expert"] == row.expert)]
-    if there.empty or there["times_even"].isna().any():
+    if there.empty or there["times_uniform"].isna().any():
         return None
-    return captions.load_elsewhere(there["counted"].iloc[0], row.layer, row.expert, there["times_even"].iloc[0])
+    return captions.load_elsewhere(there["counted"].iloc[0], row.layer, row.expert, there["times_uniform"].iloc[0])

@@ -386,7 +386,8 @@ def busiest_of_text(
     text = text if all_recorded else f"the {place.item}s recorded there"
     also = "" if usual is None else f", and {share / usual:.1f}× its share of other texts" if usual else None
     also = ", and of other texts it never is" if also is None else also
-    return f"{_role(place)} {percent(share)} of {text}: {times:.1f}× a uniform share{also}."
+    much = f"all of {text}" if share == 1 else f"{percent(share)} of {text}: {times:.1f}× a uniform share"
+    return f"{_role(place)} {much}{also}."
 
 
 @claim

@@ -39,7 +39,7 @@ LETTERS = {"CYRILLIC": "Cyrillic letters", "CJK": "Chinese characters", "": "no 
 UNNAMED = "no kind of text"
 BEATEN = "the token says more"  # of a name that predicts less than a table of tokens
 JOINED = ", "  # between the terms of a name; within a label it is "; "
-SHOWN = 2  # terms of a name, in a narrow column
+SHOWN, LONGEST_TERM = 2, 30  # terms of a name, in a narrow column, and characters of each
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
 MOST_CELLS = 1_000_000  # profiles, terms or tokens times experts that are there at once
 FIGURES = ("precision", "recall", "share", "phi", "f1", "f1_token", "f1_kind", "f1_position", "f1_always")
@@ -167,7 +167,9 @@ def short_name(name: str, beaten: bool = False) -> str:
     'German, Russian +1'
     """
     terms = name.split(JOINED)
-    shown = JOINED.join(short(term) for term in terms[:SHOWN]) + (f" +{len(terms) - SHOWN}" if terms[SHOWN:] else "")
+    shown = JOINED.join(short(term, LONGEST_TERM) for term in terms[:SHOWN]) + (
+        f" +{len(terms) - SHOWN}" if terms[SHOWN:] else ""
+    )
     return f"{shown} ({BEATEN})" if beaten else shown
 
 

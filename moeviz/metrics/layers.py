@@ -191,13 +191,13 @@ def _share_with_common_id(first: np.ndarray, second: np.ndarray) -> float:
 def ranked_load_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim which of two layers has the busier first expert: half as busy again, and beyond chance."""
     first = frame[frame["rank"] == 1]
-    if len(first) != 2 or not first["times_even"].max() >= 1.5 * first["times_even"].min() > 0:
+    if len(first) != 2 or not first["times_uniform"].max() >= 1.5 * first["times_uniform"].min() > 0:
         return None
     assignments = frame.groupby("layer")["tokens"].transform("sum")
     if not beyond_chance(frame["load"], assignments, frame["uniform"]).any():
         return None
-    high, low = one_row(first, first["times_even"].idxmax()), one_row(first, first["times_even"].idxmin())
-    return captions.busier_of_two(high.times_even, high.layer, low.times_even, low.layer)
+    high, low = one_row(first, first["times_uniform"].idxmax()), one_row(first, first["times_uniform"].idxmin())
+    return captions.busier_of_two(high.times_uniform, high.layer, low.times_uniform, low.layer)
 
 
 def two_balances_caption(frame: pd.DataFrame) -> Claim | None:

@@ -23,8 +23,8 @@ def expert_load(trace: Counted | Statistics) -> pd.DataFrame:
 
     One row per layer and expert, including unused experts. Columns: layer int32 (the model's own index) · expert int16
     · tokens int64 (routed to this expert) · load float64 (share of assignments; 0 if the layer has none) · uniform
-    float64 (1 / E) · times_even float64 (load / uniform: 1 is a uniform share) · rank int16 (1 = busiest of its layer;
-    ties go to the lower id).
+    float64 (1 / E) · times_uniform float64 (load / uniform: 1 is a uniform share) · rank int16 (1 = busiest of its
+    layer; ties go to the lower id).
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
@@ -43,7 +43,7 @@ def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> dict[str, np.
         "tokens": tokens,
         "load": load,
         "uniform": np.full(num_experts, 1 / num_experts),
-        "times_even": load * num_experts,
+        "times_uniform": load * num_experts,
         "rank": rank,
     }
 
@@ -179,13 +179,13 @@ def coverage(trace: Counted | Statistics) -> pd.DataFrame:
 def load_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim which expert has most compared with a uniform share, if it is at least 1.5 times and beyond chance."""
     assignments = frame.groupby("layer")["tokens"].transform("sum")
-    if not frame["times_even"].notna().any():
+    if not frame["times_uniform"].notna().any():
         return None
-    at: Any = frame["times_even"].idxmax()
+    at: Any = frame["times_uniform"].idxmax()
     if not beyond_chance(frame["load"], assignments, frame["uniform"])[at]:
         return None
     row = one_row(frame, at)
-    return captions.busiest_expert(row.expert, row.layer, row.load, row.times_even)
+    return captions.busiest_expert(row.expert, row.layer, row.load, row.times_uniform)
 
 
 def importance_caption(frame: pd.DataFrame) -> Claim | None:
@@ -232,10 +232,10 @@ def counts_summary(loads: pd.DataFrame) -> Claim:
         return captions.one_choice()
     if (number := counted["tokens"].max()) < HANDFUL:  # one token chooses eight experts of some models
         return captions.few_at_busiest(int(number), HANDFUL)
-    row, least = (one_row(counted, at) for at in (counted["times_even"].idxmax(), counted["times_even"].idxmin()))
+    row, least = (one_row(counted, at) for at in (counted["times_uniform"].idxmax(), counted["times_uniform"].idxmin()))
     unused = counted.loc[counted["tokens"] == 0, "layer"].value_counts().sort_index()
     return captions.load_of_all(
-        *(row.layer, row.expert, row.load, row.times_even, len(counted)),
+        *(row.layer, row.expert, row.load, row.times_uniform, len(counted)),
         least=None if len(unused) else (least.layer, least.expert, least.load),
         unused=unused.sum(),
         unused_layers=len(unused),

@@ -38,7 +38,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
 
     One row per layer, judgement, placement and device. Columns: layer int32 (the model's own index) · judged_on str ·
     placement str · device int16 · experts int16 (on it, including copies) · load float64 (share of the layer's
-    assignments, so those of a placement sum to 1; 0 if there are none) · even float64 (1 / N) · times_even float64
+    assignments, so those of a placement sum to 1; 0 if there are none) · even float64 (1 / N) · times_uniform float64
     (load / even). Raises `MoevizError` if the experts or the copies cannot be divided equally among the devices.
 
     Source: EPLB (github.com/deepseek-ai/EPLB); DeepSeek-V3 (arXiv 2412.19437), section 3.4, 'redundant experts'.
@@ -53,7 +53,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
                 load: np.ndarray = each[replicas].reshape(n, -1).sum(axis=1) / max(judged.sum(), 1)
                 columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
                 facts = {"device": np.arange(n, dtype=np.int16), "experts": np.int16(len(replicas) // n), "load": load}
-                frames.append(pd.DataFrame(columns | facts | {"even": 1 / n, "times_even": load * n}))
+                frames.append(pd.DataFrame(columns | facts | {"even": 1 / n, "times_uniform": load * n}))
     return pd.concat(frames, ignore_index=True).astype({"judged_on": "str", "placement": "str"})
 
 
@@ -72,7 +72,7 @@ def placement_imbalance(trace: Counted, devices: int | None = None, copies: int 
     """
     loads = placement(trace, devices, copies)
     groups = loads.groupby(["layer", "judged_on", "placement"], sort=False)
-    frame = groups.agg(devices=("device", "size"), replicas=("experts", "sum"), imbalance=("times_even", "max"))
+    frame = groups.agg(devices=("device", "size"), replicas=("experts", "sum"), imbalance=("times_uniform", "max"))
     frame = frame.reset_index()
     least = frame.groupby("layer")["replicas"].transform("min")
     frame.insert(4, "copies", frame.pop("replicas") - least)

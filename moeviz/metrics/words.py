@@ -95,10 +95,10 @@ def bytes_said(number: float) -> str:
     return f"{number / size:,.0f} {unit}" if number >= 100 * size else f"{number / size:.3g} {unit}"
 
 
-def short(name: object) -> str:
+def short(name: object, longest: int = LONGEST_QUOTE) -> str:
     """A stranger's name, its characters made visible, no longer than a quoted token."""
     shown = visible(str(name))
-    return shown if len(shown) <= LONGEST_QUOTE else shown[: LONGEST_QUOTE - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def one_row(frame: pd.DataFrame, at: Any) -> Any:

@@ -15,7 +15,7 @@ import altair as alt
 from altair.utils.schemapi import disable_debug_mode
 
 from moeviz.charts.chart import DATA
-from moeviz.charts.theme import ON_DARK
+from moeviz.charts.theme import NOTE, ON_DARK
 from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
@@ -113,9 +113,12 @@ class Unchecked:
     def to_dict(self) -> dict[str, Any]:
         """Return the chart as Vega-Lite, in the colours of its page."""
         spec: dict[str, Any] = self.chart.to_dict(validate=False)
+        own = spec.get("config", {})  # Streamlit's own words have a contrast of 3.7
+        spec["config"] = own | {part: WORDS | own.get(part, {}) for part in ("axis", "legend", "header")}
         return _on_dark(spec) if self.dark else spec
 
 
+WORDS = {"labelColor": NOTE, "titleColor": NOTE}  # of axes and legends
 SMALL = 92  # pixels of the height of a small picture
 SIDES = ("top", "right", "bottom", "left")
 

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
         summary=summary_of(layers),
         snapshots=_snapshots(lines, folder),
         notes=tuple(lines.notes + notes),
+        events=tuple(events),
     )
 
 
@@ -145,6 +147,26 @@ def _layer_frame(rows: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
     names = ("layer", "tokens", "assignments", *FIGURES, "dead", *OTHER_FIGURES)
     columns = {"step": [step for step, _ in rows]} | {name: [row[name] for _, row in rows] for name in names}
     return pd.DataFrame(columns).astype(LAYERS)[[*LAYERS]]
+
+
+def as_of(run: TrainingRun, step: int) -> TrainingRun:
+    """Return the run as it was when this step had been logged: what came later is not known in it."""
+    logs = run.logs[run.logs["step"] <= step]
+    arrays = (run.counts, run.importance, run.dead_since)
+    counts, importance, dead = (None if array is None else array[: len(logs)] for array in arrays)
+    tokens = logs["tokens"].max()
+    frames = {name: getattr(run, name) for name in ("layers", "evaluations", "changed", "summary")}
+    return replace(
+        run,
+        logs=logs,
+        counts=counts,
+        importance=importance,
+        dead_since=dead,
+        alarms=alarm_frame([event for event in run.events if event[0] <= step]),
+        snapshots={at: file for at, file in run.snapshots.items() if at <= tokens},
+        events=tuple(event for event in run.events if event[0] <= step),
+        **{name: frame[frame["step"] <= step] for name, frame in frames.items()},
+    )
 
 
 def alarm_frame(events: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from moeviz.cli import app as served_app
 from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
-from moeviz.training.reading import EXAMPLE_FOLDER, example_runs, is_run, run_at, snapshots_run
+from moeviz.training.reading import EXAMPLE_FOLDER, as_of, example_runs, is_run, run_at, snapshots_run
 from moeviz.training.recorded.claims import router_verdict
 from moeviz.training.recorded.run import RunFacts, TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
@@ -94,6 +94,19 @@ def test_a_link_opens_the_part_that_was_on_screen():
     assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
     app = visit("train", run="aux-on", part="none such")
     assert app.session_state[session.RUN_PART] is None and pictures(app) == 2
+
+
+def test_the_page_looks_back_to_a_step_and_a_link_keeps_it():
+    app = training_page()
+    (slider,) = (slider for slider in app.select_slider if slider.label == "As of step")
+    assert slider.value == 90 and app.session_state[session.RUN_AT] is None
+    slider.set_value(20).run()
+    assert not app.exception and app.session_state[session.RUN_AT] == 20
+    then = {name: router_verdict(as_of(run, 20)) for name, run in example_runs().items()}
+    assert all(verdict.answer in sentences(app) for verdict in then.values())
+    assert router_verdict(example_runs()["aux-off"]).answer not in sentences(app)
+    app = visit("train", run="aux-off", at="20")
+    assert then["aux-off"].answer in sentences(app) and address(app)["at"] == "20"
 
 
 def test_an_alarm_leads_to_its_layer():
@@ -202,13 +215,6 @@ def test_a_run_is_looked_at_again_in_private_alone(started, tmp_path):
     assert not app.exception and not training_runs.may_grow("run")
     started(folder)
     assert training_runs.may_grow("run")
-
-
-def test_two_runs_that_the_server_was_started_with_stand_side_by_side(started, tmp_path):
-    one, other = run_file(tmp_path / "one", 2), run_file(tmp_path / "other", 3)
-    app = started(one, other)
-    assert (app.selectbox(key=session.RUN).value, app.selectbox(key=session.OTHER_RUN).value) == ("one", "other")
-    assert not app.exception
 
 
 @pytest.mark.parametrize("logs", [0, 1])

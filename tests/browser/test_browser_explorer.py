@@ -308,7 +308,7 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     assert stands(bars.first.locator("i"))["width"] == pytest.approx(
         p * stands(bars.first.locator(".groove"))["width"], abs=1
     )
-    expect(page.locator(".told")).to_have_text(f"The text does go on with “{texts[10]}” (bold).")
+    expect(page.locator(".told")).to_have_text(f"The text goes on with “{texts[10]}” (bold).")
     guesses = page.locator("svg .mono")
     expect(guesses).to_have_count(5)  # after the last layer it is no guess
     tokens(page).first.click()
@@ -319,7 +319,8 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     expect(page.locator(".told")).to_have_text("Here the text ends.")
     chips = page.locator(".chip")
     assert chips.locator(".called").all_text_contents()[:2] == ["German", UNNAMED]
-    expect(chips.nth(7)).to_contain_text("German, <b>SQL</b> +2")
+    expect(chips.nth(7)).to_have_text("70")  # of no token: its name is in its label
+    expect(chips.nth(7)).to_have_attribute("aria-label", re.compile("German, <b>SQL</b>, French, Python"))
     expect(page.locator(".named title").filter(has_text="German").first).to_be_attached()
 
 
@@ -494,10 +495,18 @@ def test_it_has_no_grave_fault(opened, query):
         assert not grave(page, colours_alone=scheme == "dark"), scheme
 
 
-def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):
+def test_the_map_s_facts_are_in_the_strip_and_in_the_path_for_who_cannot_see_it(opened):
     page, trace = opened(), made("whole")
-    table = page.get_by_role("table", name="Tokens 1 to 52 at layer 1")
-    expect(table.get_by_role("row")).to_have_count(53)
-    expect(table.get_by_role("row").nth(3)).to_contain_text(f"3 ␣sendsexpert {trace.experts[1, 2, 0]} (")
+    strip = page.get_by_role("listbox", name="tokens 1 to 52, first-choice experts in layer 1")
+    expect(strip.get_by_role("option", name=f"␣sends · layer 1 · expert {trace.experts[1, 2, 0]} (")).to_be_visible()
     page.get_by_role("button", name="layer 4", exact=True).click()
-    expect(page.get_by_role("table", name="Tokens 1 to 52 at layer 4")).to_be_attached()
+    expect(page.get_by_role("option", name=f"␣sends · layer 4 · expert {trace.experts[4, 2, 0]} (")).to_be_visible()
+    for layer, expert in enumerate(trace.experts[:, 2, 0]):
+        expect(page.locator(f".lit-glass[aria-label^='Expert {expert} of layer {layer}']")).to_have_count(1)
+
+
+def test_of_a_run_of_one_expert_only_the_first_token_shows_its_number(opened):
+    page, trace = opened(), made("whole")
+    first = trace.experts[1, :, 0]
+    shown = [not number.is_hidden() for number in page.locator(".strip .token sub").all()]
+    assert shown == [True, *(first[1:] != first[:-1]).tolist()] and not all(shown)

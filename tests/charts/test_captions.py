@@ -94,7 +94,7 @@ def test_of_nothing_nothing_is_said(trace):
 
 def test_the_busiest_expert_is_told_with_its_share_but_not_of_few_tokens():
     frame = pd.DataFrame({"layer": 2, "expert": range(4), "tokens": [10, 60, 20, 10], "load": [0.1, 0.6, 0.2, 0.1]})
-    frame = frame.assign(uniform=0.25, times_even=frame["load"] / 0.25)
+    frame = frame.assign(uniform=0.25, times_uniform=frame["load"] / 0.25)
     assert load_caption(frame).values == {"layer": 2, "expert": 1, "share": 0.6, "times": 2.4}
     few = frame.assign(tokens=[1, 6, 2, 1])
     assert load_caption(few) is None  # 6 of 10 is luck

@@ -48,7 +48,7 @@ def test_load_counts_filled_slots_and_keeps_idle_experts(by_hand):
     assert frame["tokens"].tolist() == [0, 2, 1, 0, 2, 2]
     assert frame["load"].tolist() == pytest.approx([0, 2 / 3, 1 / 3, 0, 0.5, 0.5])
     assert frame["uniform"].tolist() == [0.25] * 4 + [0.5] * 2
-    assert frame["times_even"].tolist() == pytest.approx([0, 8 / 3, 4 / 3, 0, 1, 1])
+    assert frame["times_uniform"].tolist() == pytest.approx([0, 8 / 3, 4 / 3, 0, 1, 1])
     assert frame["rank"].tolist() == [3, 1, 2, 4, 1, 2]
 
 

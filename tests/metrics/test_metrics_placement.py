@@ -107,11 +107,11 @@ def test_columns_say_what_they_are(by_hand):
         "experts": "int16",
         "load": "float64",
         "even": "float64",
-        "times_even": "float64",
+        "times_uniform": "float64",
     }
     assert (frame["layer"] == 4).all() and (frame["even"] == 0.5).all()
     assert frame["experts"].tolist() == [2, 2, 2, 2, 4, 4] * 2
-    assert frame["times_even"].tolist() == pytest.approx((2 * frame["load"]).tolist())
+    assert frame["times_uniform"].tolist() == pytest.approx((2 * frame["load"]).tolist())
 
 
 def test_imbalance_is_the_busiest_device_over_the_mean(by_hand):

@@ -76,7 +76,7 @@ def test_an_expert_that_came_back_between_two_logs_of_a_column_is_dead_since_its
 def test_load_is_a_multiple_of_the_even_share_and_experts_are_in_the_order_of_the_end(run):
     frame = load_over_steps(run, 3)
     first = frame[frame["step"] == 10].set_index("expert")
-    assert first["times_even"].to_dict() == {0: 2.0, 1: pytest.approx(4 / 3), 2: pytest.approx(2 / 3), 3: 0.0}
+    assert first["times_uniform"].to_dict() == {0: 2.0, 1: pytest.approx(4 / 3), 2: pytest.approx(2 / 3), 3: 0.0}
     assert (first["after"] == 0).all() and first["place"].sort_values().index.tolist()[0] == 0
     assert "tokens" in load_over_steps(run, 3, "tokens") and frame["assignments"].sum() == 600 * 5
 
@@ -203,7 +203,7 @@ def test_counts_that_some_logs_lack_are_nobodys():
     rows = [[layer(0, [4, 4])], [layer(0, [4, 4])], [layer(0, [4, 4])]]
     del rows[1][0]["counts"]
     frame = load_over_steps(made_run(rows), 0)
-    assert frame[frame["step"] == 20]["times_even"].isna().all() and (frame["dead_since"] == -1).all()
+    assert frame[frame["step"] == 20]["times_uniform"].isna().all() and (frame["dead_since"] == -1).all()
     charts.HEATMAP.draw(frame).to_dict()
 
 

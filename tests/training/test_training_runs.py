@@ -18,7 +18,8 @@ from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.importer import ImportOptions
 from moeviz.training import RoutingHealth, Rules, read_run, read_run_file
 from moeviz.training.alarms import Alarms, LogFigures, Watched
-from moeviz.training.reading import EXAMPLE_FOLDER, example_runs
+from moeviz.training.reading import EXAMPLE_FOLDER, as_of, example_runs
+from moeviz.training.recorded.claims import router_verdict
 from moeviz.training.recorded.rules import of_json
 from moeviz.training.recorded.run import LAYERS, RunFacts, TrainingRun, empty
 from moeviz.training.routing_file import TOGETHER
@@ -525,3 +526,22 @@ def test_importing_it_brings_neither_torch_nor_streamlit_nor_trl():
     code = f"import sys, moeviz.training, moeviz.cli.watch; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_run_as_of_a_step_is_what_its_file_held_then(tmp_path):
+    (tmp_path / "run").mkdir()
+    whole, lines = example_runs()["aux-off"], (EXAMPLE_FOLDER / "aux-off" / "routing.jsonl").read_text().splitlines()
+    for file in (EXAMPLE_FOLDER / "aux-off").iterdir():
+        if file.is_file():
+            (tmp_path / "run" / file.name).write_bytes(file.read_bytes())
+    verdicts = set()
+    for step in whole.logs["step"]:
+        then = [line for line in lines if json.loads(line).get("step", 0) <= step]
+        (tmp_path / "run" / "routing.jsonl").write_text("\n".join(then) + "\n")
+        early, read = as_of(whole, step), read_run(tmp_path / "run")
+        for name in ("logs", "layers", "alarms"):
+            assert getattr(early, name).reset_index(drop=True).equals(getattr(read, name)), (step, name)
+        assert np.array_equal(early.counts, read.counts)
+        assert router_verdict(early) == router_verdict(read)
+        verdicts.add(router_verdict(early).light)
+    assert len(verdicts) > 1, "the light changes while the run goes on"

@@ -28,6 +28,7 @@ NEW_TOKENS, TEMPERATURE, SEED = "new_tokens", "temperature", "seed"
 LAYER, FIRST_LAYER, SECOND_LAYER = "layer", "first_layer", "second_layer"
 WINDOW, STRIP, UPLOAD = "window", "strip", "upload"
 RUN, OTHER_RUN, RUN_LAYER, RUN_AXIS, RUN_FILE = "training_run", "other_run", "run_layer", "run_axis", "run_file"
+RUN_AT = "run_at"  # the step that the page Train looks back from; None: the last
 RUN_PART, MOMENT, TRAINING_LAYER = "run_part", "moment", "training_layer"
 DTYPE, DEVICE, SITE, KERNELS = "dtype", "device_map", "site", "kernels"
 DECODING = "decoding"

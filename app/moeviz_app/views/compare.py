@@ -43,7 +43,7 @@ from moeviz_app.widgets.run_panel import record
 
 HOW_MANY = {2: "both", 3: "all three"}
 LONGEST = 40  # characters of a name
-SHOWN_OF_A_TEXT, SHOWN_KINDS = 14, ("French", "German", "Python", "SQL")  # of the held-out texts, at first
+SHOWN_OF_A_TEXT, SHOWN_KINDS = 9, ("French", "German", "Python", "SQL")  # of the held-out texts, at first
 
 
 def compare_page() -> None:
@@ -73,7 +73,7 @@ def compare_page() -> None:
 
 def _what_ships(trace: RoutingTrace | None) -> None:
     """Show, before there is a pair, beginnings of held-out texts through the models whose recordings ship."""
-    example_note("Run a second text on the Explore page, or open a trace file on the page Files, to compare your own.")
+    example_note("To compare your own, run a second text or open a file.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 
@@ -173,6 +173,10 @@ def _in_model(prompt: str, name: str) -> RoutingTrace:
 _KEPT = "figures of several"
 MAP = TOPICS["Tokens"][0]
 WIDTH = 420  # pixels of the slider
+STRIPS = (
+    "A token has the colour and the number of its first choice there; a click marks it in all strips. In each model, a "
+    "number means another expert."
+)
 MOST_EXPERTS = 3  # of a token, in words
 
 
@@ -255,6 +259,7 @@ def strips(traces: Several) -> None:
             format_func=lambda deep: f"layer {layer_at(first.model, deep)}",
             key=session.DEPTH,
             width=WIDTH,
+            help=STRIPS,
             persist_state="session",
         )
     columns = zip(traces.items(), st.columns(len(traces), gap="medium"), strict=True)
@@ -262,12 +267,8 @@ def strips(traces: Several) -> None:
         with column, explained():
             _strip(at, name, trace, layer_at(trace.model, depth))
     longest = max(len(trace.tokens) for trace in traces.values())
-    cut = f" Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown." if longest > theme.MAX_TOKENS else ""
-    models = {trace.model.name for trace in traces.values()}
-    st.markdown(
-        "Each token has the colour and the number of its first choice in that layer. A click on a token marks it in "
-        f"all strips.{' A number means another expert in each model.' if len(models) > 1 else ''}{cut}"
-    )
+    if longest > theme.MAX_TOKENS:
+        st.text(f"Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown.")
 
 
 def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:

@@ -76,11 +76,9 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
     with head:
         if seen.trouble:
             say(seen.trouble)
-        st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
-        if (known := names(seen)) is not None and (sentence := expert_name_sentence(known, *where)):
-            st.text(sentence)
-        if kinds is not None and lost is not None and (sentence := need_sentence(kinds)):
-            st.text(sentence)
+        by_kind = kinds is not None and kinds["stands_out"].any()  # then its tokens have only their picture
+        summary = expert_summary(trace, *where, tokens.head(0) if by_kind else tokens, kinds)
+        st.markdown(f"##### {escape_markdown(summary)}")
         numbers = expert_numbers(trace, *where)
         without = [] if lost is None else [f"muted, the model loses **{loss_of_all(lost, *where):.3f}** nats per token"]
         numbers_line(numbers, *without)
@@ -91,6 +89,10 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
             _kinds(seen, kinds, lost)
         with right:
             _serves(seen, tokens, numbers)
+        if kinds is not None and lost is not None and (sentence := need_sentence(kinds)):
+            st.text(sentence)
+        if (known := names(seen)) is not None and (sentence := expert_name_sentence(known, *where)):
+            st.text(sentence)
     with beside:
         picture(seen, LOADS, LOADS.measure(trace, *where))
     shared_tokens = COMPANY.measure(trace, *where)
@@ -175,10 +177,10 @@ def _sample(
             seen.go(seen.layer, seen.expert, sample=seen.sample + 1)
     if lines is None:
         return
-    of, again = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens", ""
+    of, again = "its tokens" if known is None else f"{known['tokens'].iloc[0]:,}", ""
     if token is not None:
         of, again = "the places where it has this token", " Click the bar again for all tokens."
-    words = f"{len(lines)} of {of}, drawn at random (seed {seen.sample}), in the order of the texts.{again}"
+    words = f"{len(lines)} of {of}, in the order of the texts (seed {seen.sample}).{again}"
     _lines(seen, lines, in_words_of(seen.model, words) if len(lines) else "It has no token here.")
 
 

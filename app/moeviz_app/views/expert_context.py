@@ -27,7 +27,7 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.subject import view
 from moeviz_app.url.navigation import OF
 from moeviz_app.widgets.answers import Make, OnProgress
-from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading, on_dark
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu, on_dark
 from moeviz_app.widgets.expert_links import SeenExpert, steps
 from moeviz_app.widgets.messages import escape_markdown, note
 
@@ -132,10 +132,12 @@ def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
     rows = {str(of_model): of_model for of_model in model.layers}
     if layer not in rows:
         there = f"has layers {model.layers[0]} to {model.layers[-1]} with experts"
-        return first, 0, f"The link asks for layer {layer!r}; {model.name} {there}. This is layer {first}, expert 0."
+        asks = "asks for no layer" if layer is None else f"asks for layer {layer!r}"
+        return first, 0, f"The link {asks}; {model.name} {there}. This is layer {first}, expert 0."
     count = model.num_experts[model.layers.index(rows[layer])]
     if expert is None or not expert.isascii() or not expert.isdecimal() or len(expert) > 6 or int(expert) >= count:
-        words = f"The link asks for expert {expert!r}; layer {layer} of {model.name} has experts 0 to {count - 1}."
+        asks = "asks for no expert" if expert is None else f"asks for expert {expert!r}"
+        words = f"The link {asks}; layer {layer} of {model.name} has experts 0 to {count - 1}."
         return rows[layer], 0, f"{words} This is expert 0."
     return rows[layer], int(expert), ""
 
@@ -199,7 +201,7 @@ def picture(seen: SeenExpert, chart: Chart, frame: pd.DataFrame) -> None:
     options = {} if selection is None else {"on_select": "rerun", "selection_mode": selection}
     drawn = chart.draw(frame, dark=on_dark())
     chosen = altair_chart(drawn, key=_picture_key(seen, chart), alt=alternative(chart), **options)
-    menu_and_reading(chart, frame)
+    menu(chart, frame, reading=True)
     if selection == CELL and (points := chosen.selection.get(CELL)):
         (point,) = points
         seen.go(int(point["layer"]), int(point["expert"]))

@@ -16,7 +16,6 @@ from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
-from moeviz.metrics.captions import count
 from moeviz.metrics.expert_names import sample_of_texts
 from moeviz.metrics.expert_table import breadth_sentence, chance_sentence
 from moeviz.metrics.paths import ExpertMap, expert_map
@@ -122,20 +121,17 @@ def texts_on_screen() -> RoutingTrace | None:
 
 
 def _facts(found: Atlas, trace: RoutingTrace) -> str:
-    """Report the number of texts and of their kinds, and whether they are a sample."""
-    model, tokens, texts = found.trace.model, len(found.trace.tokens), found.trace.tokens["sequence"].nunique()
-    shown = session.dataset()
+    """Report what the subject bar does not: whether the texts are held out or a sample, and what the colours are."""
+    model, tokens, shown = found.trace.model, len(found.trace.tokens), session.dataset()
     all_tokens = len(trace.tokens) if shown is None else shown.dataset.tokens
-    kinds = f" of {count(len(found.columns), 'kind')}" if found.by == "kinds" else ""
-    held = " that the model never saw" if subject().id in ROUTING else ""
-    part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
+    held = ["texts that the model never saw"] if subject().id in ROUTING else []
+    part = [f"{tokens:,} tokens, a sample of {all_tokens:,}"] if all_tokens > tokens else []
     coloured = (
-        "each in its first expert’s colour"
+        "in its first expert’s colour"
         if max(model.num_experts) <= len(theme.EXPERT_COLOURS)
-        else "each coloured by its first expert’s name"
+        else "coloured by its first expert’s name"
     )
-    sentence = f"{count(texts, 'text')}{held}: {count(tokens, 'token')}{kinds}{part}, {coloured}"
-    return in_words_of(model, sentence)
+    return in_words_of(model, "; ".join([*held, *part, f"a column per token, {coloured}"]))
 
 
 def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
@@ -166,7 +162,8 @@ def _sibling(name: str) -> str:
     """Return the same count for the model that was not pushed to specialise, next to the one that was."""
     if name != EMBEDDED:
         return ""
-    return f"In a sibling that was left alone in training: {breadth_sentence(recorded.expert_table(NATURAL))}"
+    _, narrow, broad, without = breadth_sentence(recorded.expert_table(NATURAL)).values.values()
+    return f"In a sibling left alone in training: {narrow}, {broad} and {without}."
 
 
 def _words_of(found: Atlas) -> list[str]:

@@ -18,7 +18,6 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, cached_for_example, names_of
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.server.logs import log_moment
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
@@ -52,6 +51,7 @@ EXPLORER = "explorer"  # its key
 MOST_SPECIAL = 64  # tokens in a row that are looked at
 EXAMPLE_RUN = RunRequest(EXAMPLES[MIXED], EMBEDDED)
 BUTTONS = 40  # pixels of a row of them
+TITLE = "<h1>See which experts fire, token by token</h1>"
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
@@ -60,7 +60,7 @@ def explore_page() -> None:
     tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
     trouble = st.container()  # as wide as the page
     with tagline:
-        st.markdown("**See which experts fire, token by token**")
+        st.html(TITLE, width="content")
         name, options, info = _model_and_options(trouble)
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
@@ -88,7 +88,7 @@ def explore_page() -> None:
 
 
 def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelInfo | None]:
-    """The chosen model, how it is to run, and what is known of it before; in `trouble` the reason, where it is not."""
+    """Return the chosen model, how it runs, and what is known of it beforehand; `trouble` shows why nothing is."""
     with st.popover("Model and options", icon=":material/tune:", width="content"):
         name = choose_model()
         if name in OWN_MODELS:
@@ -125,7 +125,7 @@ def _box(chats: bool) -> PromptInput:
 
 
 def _text_of(trace: RoutingTrace) -> str:
-    """The prompt of a trace that came in a file, where it is one text that may be run here."""
+    """Return the prompt of a trace that came in a file, if it is one text that may be run here."""
     most = settings.SETTINGS.max_prompt_chars
     if item_word(trace.model) != "token" or trace.tokens["sequence"].nunique() != 1 or len(trace.tokens) > most:
         return ""
@@ -164,7 +164,7 @@ def _with_text(options: RunRequest, text: str, chat: bool = False, system: str |
 
 
 def _is_stale(options: RunRequest) -> bool:
-    """Return whether model or options are others than those of the run on screen. Of the text the box itself tells."""
+    """Return whether model or options differ from those of the run on screen. The box itself reports its text."""
     ran = run_on_screen()
     return ran is not None and _with_text(options, ran.prompt, ran.chat, ran.system) != ran
 
@@ -203,7 +203,6 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         link=lambda _, *where: for_the_address(expert_query(*where)),
         on_choice=partial(_choose, trace, part, rows),
     )
-    log_moment("first chart sent")
     navigation.write(navigation.FIRST_PATH, _to_link(run))
     for why in trouble:
         refuse(why)
@@ -232,7 +231,7 @@ def _to_link(run: RunRequest | None) -> RunRequest | None:
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:
-    """Where the explorer is to be: what it was given before where it has told that it is there, or all is sent anew."""
+    """Return the place to show: the one that was given before, if the browser reported it, or all is sent again."""
     (layer,), token = session.chosen_layers("one"), session.selected_token()
     here = (layer, token - rows.start if token in rows else 0)
     before = visit().explorer

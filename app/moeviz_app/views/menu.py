@@ -165,7 +165,7 @@ QUESTIONS = {
     "Story": "Where do these models come from?",
     "Open": "Bring a file, a model, a server or a corpus; take results away",
 }
-ICONS = {  # on a phone, where these four stand at the bottom, and More beside them
+ICONS = {  # on a phone, at the bottom, next to More
     "Explore": ":material/notes:",
     "Experts": ":material/grid_view:",
     "Compare": ":material/compare:",
@@ -176,7 +176,6 @@ ICONS = {  # on a phone, where these four stand at the bottom, and More beside t
 PLACE_ADDRESSES = {"explore": FIRST, "story": STORY, "open": "Files"}
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
-TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
 LOGO = (  # a router that sends a token to two of four experts; st.html takes no <svg>, a style sheet does
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 36 28'><path fill='none' stroke='#817ad6' "
     "stroke-width='2.2' d='M7 14C18 14 15 3 26 3M7 14C18 14 15 18 26 18'/><circle cx='6' cy='14' r='5' "
@@ -204,12 +203,12 @@ def place_of(page: str) -> str:
 def draw_menu(open_page: str) -> None:
     """Draw the mark and eight places as links, four of them at the bottom of a phone; then the tabs of the open one.
 
-    The first page has its tabs at its end (`draw_tabs`): its answer is to be on the first screen.
+    The first page has its tabs at its end (`draw_tabs`): its answer must be on the first screen.
     """
     st.html(STYLE)
     place = place_of(open_page)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
-        st.html(NAME + (TITLE if open_page == FIRST else ""), width="content")
+        st.html(NAME, width="content")
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="menu"):
             for name, pages in MENU.items():
                 st.page_link(_page(pages[0]), label=name, icon=ICONS.get(name), width="content")
@@ -223,7 +222,7 @@ def draw_menu(open_page: str) -> None:
 
 
 def draw_tabs(open_page: str) -> None:
-    """Draw links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
+    """Draw links to the tabs of a page's place, if it has several; of the exhibits, a choice of one."""
     tabs = MENU.get(place_of(open_page), ())
     if len(tabs) > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):

@@ -31,6 +31,10 @@ WORDS = "words"  # key of the text
 GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")
 LONGEST = 40  # characters of a word in the sentence
+MARKS = (
+    "A token whose first choice is another one has its full colour and a mark above it; the changed word is framed. "
+    "Only tokens that both texts have are compared."
+)
 BEFORE = 16  # tokens before the word, if a text is too long to be shown whole
 
 
@@ -92,18 +96,15 @@ def _show(run: RunRequest, edit: Edit, one: RoutingTrace, other: RoutingTrace) -
     layers, by_layer = one.model.layers, changes["kind"].eq(OTHER).groupby(changes["layer"]).sum()
     layer = layers[0]
     if len(layers) > 1:  # at first the one with the most changes
-        layer = st.select_slider("Layer", layers, value=int(by_layer.idxmax()), key=f"word layer {edit}", width=420)
+        layer = st.select_slider(
+            "Layer", layers, value=int(by_layer.idxmax()), key=f"word layer {edit}", width=420, help=MARKS
+        )
     start = max(0, kept[2] - BEFORE) if len(kept[0]) > theme.MAX_TOKENS else 0
     there = changes[(changes["layer"] == layer) & changes["kind"].eq(OTHER)]
     for side, (column, trace) in enumerate(zip(st.columns(2, gap="medium"), (one, other), strict=True)):
         with column:
             st.markdown(f"**{LINES[side]}**")
             _strip(side, trace, layer, start, kept[side].tolist(), there[("row", "other_row")[side]].tolist())
-    st.markdown(
-        "Where the first choice is another one, the token has its full colour and a mark above it; the changed word is "
-        "framed, and only tokens that both texts have are compared. A model that reads from left to right routes what "
-        "stands before the word as it did, but for rounding."
-    )
     heading(WORD_CHANGE)
     picture_and_words(WORD_CHANGE, changes[changes["place"].between(start, start + theme.MAX_TOKENS - 1)])
 

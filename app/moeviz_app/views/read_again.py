@@ -14,7 +14,7 @@ from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
-from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu
 from moeviz_app.widgets.components.explorer import Muted
 from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.run_panel import waiting_words
@@ -89,7 +89,7 @@ def show_direct(trace: RoutingTrace, run: RunRequest) -> None:
         heading(chart)
         st.text(chart.caption(parts))
         altair_chart(chart.picture(parts), key=chart.key, alt=alternative(chart))
-        menu_and_reading(chart, parts)
+        menu(chart, parts, reading=True)
 
 
 def _refuse_direct(why: str) -> None:

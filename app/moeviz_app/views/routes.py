@@ -81,8 +81,11 @@ def show_alike(trace: RoutingTrace) -> None:
     texts, token = usual(trace.model), session.selected_token()
     if texts is None or token is None:
         return
+    place = st.expander("Which tokens of other texts are routed like this one?", key="alike", on_change="rerun")
+    if not place.open:
+        return
     text = visible(trace.tokens["text"].iloc[token])
-    with st.expander("Which tokens of other texts are routed like this one?"), explained():
+    with place, explained():
         st.text(f"These tokens of the held-out texts share most of the experts of “{text}”; {_chance(trace)}.")
         _tokens(similar_tokens(texts, token, ALIKE, of=trace))
 

@@ -37,7 +37,7 @@ from moeviz_app.session.subject import subject
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards, draw_staleness
-from moeviz_app.widgets.chart_panel import heading, menu_and_reading, picture, question
+from moeviz_app.widgets.chart_panel import heading, menu, picture, question
 from moeviz_app.widgets.facts import cautions
 from moeviz_app.widgets.files import file_stem
 from moeviz_app.widgets.messages import explained, say
@@ -213,7 +213,7 @@ def _draw_opened(
 def _picture(chart: Chart, frame: pd.DataFrame) -> None:
     """Draw these numbers, and under them what belongs to them."""
     picture(chart, frame, None, None)
-    menu_and_reading(chart, frame)
+    menu(chart, frame, reading=True)
 
 
 def _draw_part(opened: str, asked: ServingQuery) -> None:

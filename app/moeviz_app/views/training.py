@@ -9,6 +9,7 @@ import streamlit as st
 from moeviz.charts.training import HEALTH
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
+from moeviz.training.reading import as_of
 from moeviz.training.recorded.claims import router_verdict
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.rules import ALARM_KINDS
@@ -37,6 +38,7 @@ ADDRESS = page_address(
     choice("run", session.RUN, training_runs.SHIPPED),
     choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
     number(session.RUN_LAYER),
+    number("at", session.RUN_AT),
     choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
 )
 
@@ -112,8 +114,8 @@ def _chosen() -> dict[str, TrainingRun]:
     if opened in names:
         session.set_value(session.RUN, opened)
         session.set_value(session.OTHER_RUN, NONE)
-        session.set_value(session.RUN_LAYER, None)
-        session.set_value(session.RUN_PART, None)
+        for key in (session.RUN_LAYER, session.RUN_PART, session.RUN_AT):
+            session.set_value(key, None)
     if session.value(session.RUN) not in names:
         session.set_value(session.RUN, names[0])
         session.set_value(session.OTHER_RUN, _usual_pair(names))
@@ -125,11 +127,26 @@ def _chosen() -> dict[str, TrainingRun]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox("Run", names, key=session.RUN, persist_state="session", width=300)
         other = st.selectbox("Beside it", others, key=session.OTHER_RUN, persist_state="session", width=300)
+        step = _choose_step(offered[chosen]())
     names = [name for name in (chosen, other) if name != NONE]
     for name in names:
         if training_runs.may_grow(name):
             _watch(name, training_runs.seen(name))  # before it is read: what comes meanwhile is seen next time
-    return {name: offered[name]() for name in names}
+    return {name: offered[name]() if step is None else as_of(offered[name](), step) for name in names}
+
+
+def _choose_step(run: TrainingRun) -> int | None:
+    """Draw the slider that takes the page back to a step; None for the last, also while the run grows."""
+    steps = run.logs["step"].tolist()
+    if len(steps) < 2:
+        return None
+    at, last = session.value(session.RUN_AT), steps[-1]
+    key = f"as of {run.name} {last}"
+    step = st.select_slider(
+        "As of step", steps, at if at in steps else last, format_func="{:,}".format, key=key, width=300
+    )
+    session.set_value(session.RUN_AT, None if step == last else step)
+    return session.value(session.RUN_AT)
 
 
 def _usual_pair(names: list[str]) -> str:

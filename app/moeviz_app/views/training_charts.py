@@ -86,7 +86,7 @@ def show_worst_layer(shown: Shown, over: Over) -> None:
     if layer is None:
         return
     for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
-        with place, explained(lambda _: None):  # what is lacking is said in the part on experts
+        with place, explained(lambda _: None):  # the part on experts shows what is lacking
             frame = measured(HEATMAP, run, layer, over)
             st.markdown(f"**Layer {layer}: which experts do the work?**")
             altair_chart(HEATMAP.picture(frame, dark=on_dark()), key=f"{HEATMAP.key} {name}", alt=alternative(HEATMAP))

@@ -25,7 +25,7 @@ from moeviz_app.jobs import model_service
 from moeviz_app.jobs.recorded import cached_for_example, names_of
 from moeviz_app.session import recent, session
 from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
-from moeviz_app.widgets.messages import escape_markdown, explained, note, say
+from moeviz_app.widgets.messages import escape_markdown, explained, say
 from moeviz_app.widgets.near import draw_whole_page, when_near
 from moeviz_app.widgets.subject_bar import shown_instead_tag
 
@@ -209,13 +209,6 @@ def particulars(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = 
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
         menu(chart, frame, names)
         st.markdown(chart.reading)
-
-
-def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
-    """Draw a line under a picture: its menu, and how to read it."""
-    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        menu(chart, frame)
-        note(chart.reading)
 
 
 def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None, reading: bool = False) -> None:

@@ -43,10 +43,10 @@ def lacking_caption(frame: pd.DataFrame, columns: Sequence[str], lacks: str) -> 
 def load_over_steps_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim which expert is the busiest at the end, and how many are dead. Columns: those of `load_over_steps`."""
     over = axis_of(frame)
-    end = frame[(frame[over] == frame[over].max()) & frame["times_even"].notna()]
+    end = frame[(frame[over] == frame[over].max()) & frame["times_uniform"].notna()]
     if end.empty:
         return None
-    busiest = end.loc[end["times_even"].idxmax()]
+    busiest = end.loc[end["times_uniform"].idxmax()]
     dead = end[end["dead_since"] != ALIVE].sort_values("dead_since", kind="stable")
     was = frame.loc[(frame["dead_since"] != ALIVE) & ~frame["expert"].isin(dead["expert"]), ["expert", "dead_since"]]
     was = was.sort_values("dead_since", kind="stable")
@@ -56,7 +56,7 @@ def load_over_steps_caption(frame: pd.DataFrame) -> Claim | None:
         else None
         for rows in (dead, was)
     )
-    return captions.load_at_end(int(busiest["expert"]), busiest["times_even"], len(end), *dead_or_back)
+    return captions.load_at_end(int(busiest["expert"]), busiest["times_uniform"], len(end), *dead_or_back)
 
 
 def violation_caption(frame: pd.DataFrame) -> Claim | None:

@@ -47,8 +47,8 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
     An expert is dead from the step after its last token, once a uniform share would have been 1,000 assignments since.
 
     One row per column of the picture and expert. Columns: after, and step or tokens, int64 (the assignments are of the
-    steps after `after` up to that one) · expert int16 · assignments int64 · times_even float64 (NaN where nothing was
-    assigned) · dead_since int32 (the step; -1: not dead in all of these steps) · place int16 (by load of
+    steps after `after` up to that one) · expert int16 · assignments int64 · times_uniform float64 (NaN where nothing
+    was assigned) · dead_since int32 (the step; -1: not dead in all of these steps) · place int16 (by load of
     the last column: 0 is the busiest). Of a layer with more than 256 experts, the 128 busiest at the end and the 128
     least busy. Raises `MissingField` if the run has no counts.
     """
@@ -70,7 +70,7 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
             over: np.repeat(bins.at, shown),
             "expert": np.tile(order.astype(np.int16), columns),
             "assignments": counts[:, order].ravel(),
-            "times_even": np.where(total > 0, counts * experts / np.maximum(total, 1), np.nan)[:, order].ravel(),
+            "times_uniform": np.where(total > 0, counts * experts / np.maximum(total, 1), np.nan)[:, order].ravel(),
             "dead_since": since[:, order].ravel().astype(np.int32),
             "place": np.tile(np.arange(shown, dtype=np.int16), columns),
         }
@@ -277,7 +277,7 @@ def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
             "tokens": tokens,
             "load": load,
             "uniform": 1 / experts,
-            "times_even": load * experts,
+            "times_uniform": load * experts,
             "rank": np.argsort(np.argsort(-tokens, kind="stable")).astype(np.int16) + 1,
             "importance": np.average(known[good], axis=0, weights=each),
         }

@@ -8,7 +8,7 @@ Letters: S logs, B bins of logs that follow each other, L MoE layers, E experts 
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -116,6 +116,7 @@ class TrainingRun:
     summary      one row per log and figure: step · figure · mean and worst over layers.
     snapshots    trace files of the probe set, by the number of training tokens before it.
     notes        sentences for the reader, such as about lines that were left out.
+    events       what `alarms` is made of: each step with an alarm that begins, goes on with other words, or is over.
     """
 
     name: str
@@ -131,6 +132,7 @@ class TrainingRun:
     summary: pd.DataFrame = field(default_factory=lambda: empty(SUMMARY))
     snapshots: dict[int, Path] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    events: tuple[tuple[int, dict[str, Any]], ...] = ()
 
     @property
     def nbytes(self) -> int:

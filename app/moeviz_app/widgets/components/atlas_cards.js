@@ -38,7 +38,7 @@ class Cards {
     if (is) return this.drawFound(found);
     const layers = this.pick ? [this.layer] : this.atlas.layers.map((_, layer) => layer);
     this.title.textContent = this.pick ? `The ${this.atlas.counts[this.layer]} experts of` : `All ${this.atlas.total} experts`;
-    this.note.textContent = `bars: its share of each ${this.atlas.data.by === "kinds" ? "kind’s" : "class’s"} tokens; dashed: a uniform share; below, tokens drawn at random`;
+    this.note.textContent = `bars: shares of each ${this.atlas.data.by === "kinds" ? "kind" : "class"}; dashed: uniform`;
     for (const layer of layers) {
       if (!this.pick) this.box.append(make("h3", "", this.atlas.nameOfLayer(layer)));
       for (let expert = 0; expert < this.atlas.counts[layer]; expert++) this.box.append(this.card(layer, expert));
@@ -63,10 +63,10 @@ class Cards {
     made.append(holding(make("span", "top"), id, make("span", "called", called, { title: atlas.called(layer, expert) })));
     if (taker) made.append(make("span", "hits", this.hits(taker)));
     made.append(this.bars(layer, expert));
-    for (const token of atlas.drawnOf(layer, expert)) made.append(this.line(token, colour));
-    const keeps = atlas.keepsOf(layer, expert);
-    made.append(make("span", "keeps", keeps.length ? `keeps ${keeps.map(([word, has, times]) => `“${cut(word, 12)}” ${has}/${times}`).join(" · ")}` : ""));
-    made.append(make("span", "load", this.loadOf(layer, expert)));
+    const keeps = atlas.nameOf(layer, expert) ? [] : atlas.keepsOf(layer, expert); // a name says it otherwise
+    for (const token of atlas.drawnOf(layer, expert).slice(0, keeps.length ? 1 : 2)) made.append(this.line(token, colour));
+    if (keeps.length) made.append(make("span", "keeps", `keeps ${keeps.map(([word, has, times]) => `“${cut(word, 12)}” ${has}/${times}`).join(" · ")}`));
+    made.title = this.loadOf(layer, expert);
     made.setAttribute("aria-label", `${atlas.sentence(layer, expert)}${taker ? ` · ${this.hits(taker)}` : ""} · ${this.most(layer, expert)} · ${this.loadOf(layer, expert)}`);
     return made;
   }
@@ -107,7 +107,7 @@ class Cards {
   }
 
   line(token, colour) {
-    const [before, after] = this.atlas.around(token, LETTERS_AROUND + 6);
+    const [before, after] = this.atlas.around(token, LETTERS_AROUND + 2);
     const hit = make("b", "", cut(this.atlas.wordOf(token), 14), { style: painted(colour) });
     const left = make("bdi", "", [...before].slice(-LETTERS_AROUND).join(""));
     return holding(make("span", "line"), holding(make("span", "before"), left), hit, make("bdi", "after", after));

@@ -35,20 +35,18 @@ class Explorer {
     this.legend = new Legend(this);
     this.findings = new Findings(this);
     this.map = new LayerMap(this, data); // with the mutes that it begins with
-    this.table = new Table(this);
     this.card = new Card(this);
     this.said = make("div", "said", "", { "aria-live": "polite" });
     this.notice = make("div", "notice", "", { role: "status" });
     const head = make("div", "head");
     holding(head, make("strong", "", `Every ${this.trace.word}`), this.said, this.map.toggle);
     const tokens = holding(make("div", "tokens"), this.decided.words, this.strip.box, this.strip.pages);
-    const picture = holding(make("div", "picture"), this.map.box, this.table.box);
+    const picture = holding(make("div", "picture"), this.map.box);
     const parts = [this.bar.box, tokens, this.card.box, this.legend.box, head, picture, this.findings.box];
     this.root.replaceChildren(...parts, this.notice, this.player.flying);
     this.root.onkeydown = (event) => this.onKey(event);
     this.findings.fill(data.findings);
     this.draw();
-    this.tellTable();
   }
 
   // Tokens of a run that goes on: its end, to look at.
@@ -122,11 +120,6 @@ class Explorer {
     if (!this.isShown()) return;
     this.told = [...this.told, JSON.stringify(this.here())].slice(-MOST_TOLD);
     this.send("at", [...this.here(), this.trace.data.id]);
-    this.tellTable();
-  }
-
-  tellTable() {
-    this.table.draw();
   }
 
   // ---- what the server says ----
@@ -153,7 +146,6 @@ class Explorer {
     Object.assign(this, this.place(at), { pinned: null, told: [] });
     this.draw();
     this.map.setBrush();
-    this.tellTable();
   }
 
   relink(query) {
@@ -185,7 +177,6 @@ class Explorer {
     this.findings.box.hidden = Boolean(muted) || !this.findings.box.childElementCount; // they are of the plain run
     this.map.refill(muted);
     this.draw();
-    this.tellTable();
   }
 
   isMuted(layer, expert) {
@@ -273,9 +264,9 @@ class Explorer {
     this.say();
   }
 
-  // What is chosen, or pointed at, in words.
-  say(layer = this.layer, token = this.token) {
-    if (this.said) this.said.textContent = this.trace.sentence(layer, token);
+  // What is pointed at, in words. What is chosen has its path.
+  say(layer = null, token = this.token) {
+    if (this.said) this.said.textContent = layer === null ? "" : this.trace.sentence(layer, token);
   }
 }
 

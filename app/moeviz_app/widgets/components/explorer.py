@@ -189,7 +189,7 @@ def vega_loader() -> str | None:
 
 HTML = "<div class='frame'><div class='explorer'></div></div>"  # two, since a container query asks what is around
 SCRIPTS = (
-    "leaving token explorer_parts explorer_trace explorer_strip explorer_bar explorer_map explorer_table explorer_path "
+    "leaving token explorer_parts explorer_trace explorer_strip explorer_bar explorer_map explorer_path "
     "explorer_next explorer_card explorer_play explorer_decided explorer"
 )
 MOST_MUTES = 8  # experts that one visitor may mute at once

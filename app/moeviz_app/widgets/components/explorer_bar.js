@@ -90,6 +90,7 @@ class Legend {
     const title = `Expert ${expert} of ${trace.nameOfLayer(layer)}${name ? `, ${name[1]}` : ""}: open its page`;
     const made = explorer.linkTo(layer, expert, make("a", tokens ? "chip" : "chip unused", null, { title, "aria-label": title }));
     const id = make("span", "id", expert, { style: painted(trace.colour(layer, expert)) });
+    if (!tokens) return holding(made, id, make("span", "soft", "0"));
     return holding(made, id, ...(said ? [make("span", "called", said)] : []), make("span", "soft", tokens));
   }
 
@@ -100,13 +101,13 @@ class Legend {
     const { explorer } = this;
     const { layer } = explorer;
     const hot = { layer, expert: sentence.expert };
-    const said = button("pointed", sentence.said, null, () => {
+    const said = button("pointed", sentence.said, "Point at it and count", () => {
       explorer.pinned = explorer.pinned?.expert === hot.expert ? null : hot;
       explorer.heat(null);
     });
     said.onpointerenter = () => explorer.heat(hot);
     said.onpointerleave = () => explorer.heat(null);
-    this.words.append(sentence.before, said, sentence.after, make("span", "soft", " Point at it and count."));
+    this.words.append(sentence.before, said, sentence.after);
   }
 }
 

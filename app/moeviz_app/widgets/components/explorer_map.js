@@ -76,7 +76,7 @@ class LayerMap {
     };
     const choices = slots === 2 ? "2nd choice" : `choices 2–${slots}`;
     const how = this.explorer.trace.weights ? "by weight" : "evenly, since weights are not recorded";
-    return holding(make("label", "toggle"), input, `${choices} too: a cell is split ${how}`);
+    return holding(make("label", "toggle", null, { title: `A cell is split ${how}` }), input, `${choices} too`);
   }
 
   giveUp(sentence) {

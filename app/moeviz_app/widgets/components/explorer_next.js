@@ -23,7 +23,7 @@ class Next {
   draw() {
     const { trace, token, mutes } = this.explorer;
     const next = trace.next;
-    this.title.textContent = mutes.length ? `Next token ${this.explorer.without()}` : next ? "Five likeliest next tokens" : "Next tokens";
+    this.title.textContent = mutes.length ? `Next token ${this.explorer.without()}` : next ? "Likeliest next tokens" : "Next tokens";
     this.back.hidden = !mutes.length;
     this.bars.hidden = !next;
     if (next) this.fill(this.besideBefore(next.after(token)), this.before());
@@ -72,7 +72,7 @@ class Next {
     if (explorer.isWaiting()) return "The model runs without it …";
     if (explorer.mutes.length && trace.now !== trace.plain) return this.toldOfMutes();
     if (!trace.next) return explorer.whyNoNext;
-    const said = explorer.canMute ? " Click an expert above to mute it." : "";
+    const said = explorer.canMute ? " Click an expert to mute it." : "";
     const list = trace.next.after(token);
     return this.follows(list) + (list.length ? said : "");
   }
@@ -84,7 +84,7 @@ class Next {
     if (goesOn === null) return "Here the text ends.";
     const place = list.findIndex(({ text }) => text === goesOn);
     if (place < 0) return `The text goes on with “${goesOn}”, which is not among these five.`;
-    if (!place) return `The text does go on with “${goesOn}” (bold).`;
+    if (!place) return `The text goes on with “${goesOn}” (bold).`;
     return `The text goes on with “${goesOn}” (bold), given ${percent(list[place].p)}.`;
   }
 

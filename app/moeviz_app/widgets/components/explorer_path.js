@@ -11,7 +11,7 @@ const NARROW = 460; // pixels of the card
 const HEAD = 36; // where the layers begin: above them is the token
 const GLASS = 30; // high
 const BESIDE_GLASSES = 24; // for the layer's index
-const GLASSES_WIDE = 272; // beside them there is room for names
+const GLASSES_WIDE = 244; // beside them there is room for names
 const LENS = 118; // pixels of an open layer among lines
 const NAMES_HIGH = 17;
 const GUESS_WIDE = 66; // at the right end, of what the model would write next
@@ -89,7 +89,7 @@ class Path {
     shape(this.svg, "rect", { x: this.middle - half, y: 2, width: 2 * half, height: 25, rx: 6, class: "ink" });
     shape(this.svg, "text", { x: this.middle, y: 19, class: "pill" }, shown);
     if (this.hasGuesses())
-      shape(this.svg, "text", { x: this.width, y: 17, class: "soft end" }, "its guess of the next token");
+      shape(this.svg, "text", { x: this.width, y: 17, class: "soft end" }, "next guess");
   }
 
   drawLayer(at) {
@@ -155,7 +155,9 @@ class Path {
       const level = GLASS * (lit ? 1 : (score ?? 0));
       if (level > 0.25) shape(glass, "rect", { ...box, y: y + GLASS - level, height: level, class: "level", fill: colour });
     }
-    if (wide >= 13) shape(glass, "text", { x: this.x(expert, at), y: y + 20, class: "id", style: lit && !muted ? `fill:${inkOn(colour)}` : "" }, expert);
+    // In columns, the ids of the first row are those of all.
+    const heads = !this.isOpen || trace.counts[at] !== trace.counts[at - 1];
+    if (wide >= 13 && (heads || lit || muted)) shape(glass, "text", { x: this.x(expert, at), y: y + 20, class: "id", style: lit && !muted ? `fill:${inkOn(colour)}` : "" }, expert);
     glass.onclick = () => explorer.press(at, expert);
     glass.onkeydown = (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;

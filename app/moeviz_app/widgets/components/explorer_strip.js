@@ -124,6 +124,7 @@ class Strip {
     const { trace } = this.explorer;
     const first = trace.data.ordered ? "first-choice " : "";
     const [from, to] = this.window;
+    let before = null; // of a run of the same expert, the first token shows its number
     this.box.setAttribute("aria-label", `${trace.Item}s ${from + 1} to ${to}, ${first}experts in ${trace.nameOfLayer(layer)}`);
     this.pieces.forEach((piece, token) => {
       const sign = trace.data.signs?.[token]; // which stands for many tokens, of many experts
@@ -131,7 +132,10 @@ class Strip {
       piece.style.cssText = colour ? painted(colour) : "";
       piece.classList.toggle("missing", !trace.isRecorded(layer, token));
       piece.classList.toggle("moved", trace.hasMoved(layer, token));
-      piece.lastChild.textContent = sign ? "" : trace.mark(layer, token);
+      const mark = sign ? "" : trace.mark(layer, token);
+      piece.lastChild.textContent = mark;
+      piece.classList.toggle("again", mark === before && !trace.data.marks[token]);
+      before = mark;
       piece.setAttribute("aria-label", sign ?? trace.sentence(layer, token));
     });
   }

@@ -1,7 +1,5 @@
 // The token strip. Token text comes from strangers: it is only ever put into text nodes and attributes, never parsed.
 
-const HINT = "Click a token, or step through them with the arrow keys and Enter.";
-
 const WHAT = { changed: " · another first choice than in the other text", new: " · not in the other text" };
 
 function sentence(token) {
@@ -16,9 +14,10 @@ function element(tag, className, text) {
   return made;
 }
 
-function drawToken(token, isSelected) {
+function drawToken(token, isSelected, before) {
   const drawn = element("span", ["token", token.phase, token.part ? "part" : "", token.missing ? "missing" : "", token.what ?? ""].join(" ").trim(), token.text);
   drawn.append(element("sub", "", token.expert));
+  drawn.classList.toggle("again", token.expert === before?.expert && !token.mark && (token.what ?? "same") === "same");
   drawn.setAttribute("role", "option");
   drawn.setAttribute("aria-selected", String(isSelected));
   drawn.setAttribute("aria-label", sentence(token));
@@ -42,10 +41,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const focused = [...strip.querySelectorAll(".token")].indexOf(root.activeElement);
   const walkedTo = strip.start === start && focused < tokens.length ? focused : -1;
   strip.start = start;
-  const say = (i) => (said.textContent = i === null ? HINT : sentence(tokens[i]));
+  const say = (i) => (said.textContent = i === null ? "" : sentence(tokens[i]));
 
   strip.setAttribute("aria-label", name);
-  const drawn = tokens.map((token, i) => drawToken(token, i === selected));
+  const drawn = tokens.map((token, i) => drawToken(token, i === selected, tokens[i - 1]));
   const pieces = document.createDocumentFragment();
   tokens.forEach((token, i) => {
     if (token.mark) pieces.append(element("span", "mark", token.mark));

@@ -122,10 +122,14 @@ def beginnings(trace: RoutingTrace, rows: range) -> dict[int, str]:
 _kwic = component("kwic", '<div class="kwic" role="list"></div>', "kwic", "token kwic")
 
 
+AROUND = 20  # characters on either side of a token
+
+
 def keyword_in_context(lines: pd.DataFrame, colour: str, key: str) -> None:
     """Draw the rows of `moeviz.metrics.expert_tokens.contexts`, each token on the expert's colour."""
     weights = [None if pd.isna(weight) else f"{weight:.2f}" for weight in lines["weight"]]
-    columns = lines[["before", "text", "after", "label"]].assign(weight=pd.Series(weights, lines.index, object))
+    near = {"before": lines["before"].str[-AROUND:], "after": lines["after"].str[:AROUND]}
+    columns = lines[["text", "label"]].assign(**near, weight=pd.Series(weights, lines.index, object))
     _kwic(key=key, data={"lines": columns.to_dict("records"), "colour": colour})
 
 
