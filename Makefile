@@ -57,7 +57,6 @@ check: .venv/installed-test
 
 bench: .venv/installed-test browser
 	$(BIN)/python -m benchmarks.capture
-	$(BIN)/python -m benchmarks.app
 	$(BIN)/python -m benchmarks.pages
 
 # Known weaknesses of the packages that the container holds, by an advisory database: this one needs the internet.

@@ -1,6 +1,6 @@
 """The cost of capture: time of a forward with capture / without, and bytes kept, on the embedded model.
 
-    python -m benchmarks.capture [--rounds N] [--before FOLDER]
+    python -m benchmarks.capture [--rounds N]
 
 All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
 ratio to the bare forward of the same round, with the middle half of the rounds, and the ratio of the fastest, which
@@ -17,21 +17,14 @@ the table, with all that `moeviz.trace` and `direct_attribution` do, next to a f
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
     kernels + logits        fused(keep_logits=True)
-
-With an older checkout's folder, printed is instead of that the CPU time of a forward now / before, of the ways that
-both have: they take turns, forward by forward, in a process each.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -49,27 +42,6 @@ LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)
 CONTEXT = 64  # tokens in the cache before the decode step
 WARM_UP = 5  # rounds that are not counted
-
-# The other side of `Checkout`: that checkout's own ways, whatever its files are called.
-CHILD = """
-import sys, time
-import torch
-import moeviz
-from benchmarks import capture
-
-torch.set_num_threads(1)
-model = moeviz.load_model().model
-print(moeviz.__file__, *capture.WAYS, sep="|", flush=True)
-with torch.no_grad():
-    for line in sys.stdin:
-        tokens, way = line.strip().split("|")
-        with capture.WAYS[way](model) as (arguments, _):
-            forward = capture._forward(model, int(tokens), arguments)
-            start = time.thread_time()
-            forward()
-            took = time.thread_time() - start
-        print(took, flush=True)
-"""
 
 Way = Iterator[tuple[dict, list]]  # (arguments for the forward, a list that fills with the tensors kept)
 
@@ -159,11 +131,7 @@ def main() -> None:
     """Print one table a length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=200, help="interleaved rounds (default 200)")
-    parser.add_argument("--before", type=Path, metavar="FOLDER", help="an older checkout")
-    given = parser.parse_args()
-    rounds = given.rounds
-    if given.before is not None:
-        return compare(given.before.resolve(), rounds)
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     loaded = load_model()
     model = loaded.model
@@ -183,46 +151,6 @@ def _print_ratios(tokens: int, times: dict[str, list[float]], kept: dict[str, in
         size = f"{kept[name]:,}" if kept and tokens > 1 else ""  # a decode step keeps little, and its prompt is there
         print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {half}  {fastest:>8.3f}{size:>13}", flush=True)
     print()
-
-
-class Checkout:
-    """A process that runs the code of a folder, a forward whenever it is asked."""
-
-    def __init__(self, folder: Path) -> None:
-        paths = os.pathsep.join(map(str, (folder, folder / "kernels")))
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-P", "-c", CHILD]  # without the folder where this was started
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-        file, *self.ways = self.process.stdout.readline().strip().split("|")
-        if Path(file).parent.parent != folder:
-            raise SystemExit(f"{folder} holds no moeviz.")
-
-    def seconds(self, tokens: int, way: str) -> float:
-        """CPU time of one forward."""
-        self.process.stdin.write(f"{tokens}|{way}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def compare(before: Path, rounds: int) -> None:
-    """Print what a forward of each way takes here / there."""
-    here, there = Checkout(Path(__file__).parent.parent), Checkout(before)
-    print(f"{'tokens':>6}  {'way':<22}{'now / before':>12}   {'middle half':<16}{'fastest':>8}")
-    for tokens in LENGTHS:
-        for way in filter(there.ways.__contains__, WAYS):
-            both = {name: partial(of.seconds, tokens, way) for name, of in (("now", here), ("before", there))}
-            times = interleave(both, rounds, WARM_UP)
-            middle, half = quartiles(ratios(times, "now", "before"))
-            fastest = min(times["now"]) / min(times["before"])
-            print(f"{tokens:>6}  {way:<22}{middle:>12.3f}   {half}  {fastest:>8.3f}", flush=True)
-    here.close()
-    there.close()
 
 
 def _forward(model, tokens: int, arguments: dict) -> Callable:

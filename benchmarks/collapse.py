@@ -1,11 +1,11 @@
-"""Which cure keeps eight experts alive? The training of the story's panel, by the page's own script and in torch.
+"""Which cure keeps eight experts alive? The training of the story's panel, by the page's own script in Chromium.
 
-    python -m benchmarks.collapse [--torch] [--seeds N] [--write]
+    python -m benchmarks.collapse [--seeds N] [--write]
 
 Prints for each cure the lowest and highest figures of ten seeds: how many experts lost all their facts during training,
-how many never had one, the busiest's share, what was dropped and what was remembered. The page's script runs in
-Chromium; with --torch its twin runs instead, which draws numbers of its own. tests/browser/test_browser_history.py
-holds the two together, number by number. With --write, the runs are saved for the page and the docs. Ten minutes.
+how many never had one, the busiest's share, what was dropped and what was remembered. A browser test holds the script
+and its twin in torch together, number by number. With --write, the runs are saved for the page and the docs. It takes
+ten minutes.
 """
 
 import argparse
@@ -13,10 +13,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +103,13 @@ class Twin:
         return seen
 
     @torch.no_grad()
-    def evaluate(self, born: list[float] | None = None) -> Found:
-        """Ask all facts once, without noise, in pieces as large as a batch. `born` is the load before training."""
+    def evaluate(self) -> Found:
+        """Ask all facts once, without noise, in pieces as large as a batch."""
         batches = torch.arange(int(self.sizes["facts"])).split(int(self.sizes["batch"]))
         seen = [self.forward(facts) for facts in batches]
         chosen, kept, right = (torch.cat([getattr(one, name) for one in seen]) for name in ("chosen", "kept", "right"))
-        load = chosen.bincount(minlength=len(self.bias)) / len(chosen)
-        return found(
-            load.tolist(), born or load.tolist(), 1 - kept.double().mean().item(), right.double().mean().item()
-        )
-
-    @torch.no_grad()
-    def load(self) -> list[float]:
-        """Return the share of all facts that each expert is chosen by."""
-        chosen = self.forward(torch.arange(int(self.sizes["facts"]))).chosen
-        return (chosen.bincount(minlength=len(self.bias)) / len(chosen)).tolist()
+        load = (chosen.bincount(minlength=len(self.bias)) / len(chosen)).tolist()
+        return found(load, load, 1 - kept.double().mean().item(), right.double().mean().item())
 
 
 def norm(rows: Tensor) -> Tensor:
@@ -134,43 +124,6 @@ def found(load: list[float], born: list[float], dropped: float, remembered: floa
     return {"dead": dead, "never": never, "busiest": max(load), "dropped": dropped, "remembered": remembered}
 
 
-def unseen(lean: Tensor, router: Tensor) -> Tensor:
-    """Return the lean without its part along the columns of the router, and of the same length."""
-    basis = torch.linalg.qr(router).Q
-    hidden = lean - basis @ (basis.T @ lean)
-    return hidden * (lean.norm() / hidden.norm()) if lean.norm() else lean
-
-
-def in_torch(settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
-    """Train the twin from numbers that it draws itself."""
-    drawing = torch.Generator().manual_seed(seed)
-    experts, width, hidden, names, numbers, facts, batch = (
-        int(sizes[name]) for name in ("experts", "width", "hidden", "names", "numbers", "facts", "batch")
-    )
-
-    def drawn(*shape: int, scale: float = 1.0) -> Tensor:
-        return scale * torch.randn(*shape, generator=drawing, dtype=torch.float64)
-
-    weights = {
-        "first": drawn(names, width),
-        "second": drawn(names, width),
-        "up": drawn(experts, width, hidden, scale=width**-0.5),
-        "down": drawn(experts, hidden, width, scale=hidden**-0.5),
-        "output": drawn(width, numbers, scale=width**-0.5),
-        "router": drawn(width, experts, scale=width**-0.5),
-    }
-    pairs = torch.randperm(names * names, generator=drawing)[:facts]
-    number = torch.randint(numbers, (facts,), generator=drawing)
-    book = {"first": pairs // names, "second": pairs % names, "number": number}
-    lean = unseen(drawn(width, scale=settings["lean"]), weights["router"])
-    twin = Twin(sizes, settings, weights, lean, book)
-    born = twin.load()
-    while twin.step < sizes["steps"]:
-        noise = drawn(batch, experts, scale=settings["noise"]) if settings["noise"] else None
-        twin.learn(torch.randint(facts, (batch,), generator=drawing), noise)
-    return twin.evaluate(born)
-
-
 def in_page(page: Page, settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
     """Train with the page's script, which the page has."""
     train = """([sizes, settings, seed]) => {
@@ -183,37 +136,25 @@ def in_page(page: Page, settings: Numbers, seed: int, sizes: Numbers = SIZES) ->
     return found(told["load"], told["born"], told["dropped"], told["remembered"])
 
 
-@contextmanager
-def trainer(torch_alone: bool) -> Iterator[Callable[[Numbers, int], Found]]:
-    """Yield the trainer: the twin, or the page's script in a Chromium that is open for the block."""
-    if torch_alone:
-        yield in_torch
-        return
-    with sync_playwright() as playwright:
-        page = chromium(playwright).new_page()
-        page.add_script_tag(content=SCRIPT)
-        yield partial(in_page, page)
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=__doc__.partition("\n")[0])
-    parser.add_argument("--torch", action="store_true", help="the twin in torch, and not the page's script")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), choices=range(1, len(SEEDS) + 1))
     parser.add_argument("--write", action="store_true", help="save the runs for the page and the docs")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
     rows, seconds = [], []
-    with trainer(asked.torch) as train:
+    with sync_playwright() as playwright:
+        page = chromium(playwright).new_page()
+        page.add_script_tag(content=SCRIPT)
         for arm, changed in ARMS.items():
             for seed in SEEDS[: asked.seeds]:
                 began = time.perf_counter()
-                rows.append({"arm": arm, "seed": seed} | train(NO_CURE | changed, seed))
+                rows.append({"arm": arm, "seed": seed} | in_page(page, NO_CURE | changed, seed))
                 seconds.append(time.perf_counter() - began)
             print(collapse_table(pd.DataFrame(rows[-asked.seeds :])).to_string(index=False, header=False), flush=True)
     if asked.write:
         pd.DataFrame(rows).to_csv(RUNS, index=False, float_format="%.4f")
-    print(f"{'torch' if asked.torch else 'Chromium'}: {statistics.median(seconds):.1f} s a run (median)")
+    print(f"{statistics.median(seconds):.1f} s a run (median)")
 
 
 if __name__ == "__main__":

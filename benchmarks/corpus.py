@@ -3,10 +3,10 @@
     python -m benchmarks.corpus FOLDER                     every figure
     python -m benchmarks.corpus FOLDER --only bytes        one kind: bytes, tracing, memory, analyses, estimate
 
-`bytes` measures made-up routing (the recipe is in `benchmarks/corpus_data.py`) next to other layouts of the same ids,
-and the embedded model's. `analyses` asks a made-up dataset of ten million tokens, which is written to FOLDER/large if
-it is not there (gigabytes, minutes). Whatever is asked about memory runs in a process of its own: `added` is what the
-question added to the peak of that process after its imports, and `peak` the whole of it, Python and libraries included.
+`bytes` measures made-up routing (the recipe is in `benchmarks/corpus_data.py`) and the embedded model's. `analyses`
+asks a made-up dataset of ten million tokens, which is written to FOLDER/large if it is not there (gigabytes, minutes).
+Whatever is asked about memory runs in a process of its own: `added` is what the question added to the peak of that
+process after its imports, and `peak` the whole of it, Python and libraries included.
 
 `estimate` is on paper: bytes, hours and nodes that a corpus of a billion tokens takes, from measured bytes and rates.
 
@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.corpus_data import GROUP, LAYOUTS, RECIPES, bits_of, made_up, write_made_up
+from benchmarks.corpus_data import GROUP, RECIPES, write_made_up
 from benchmarks.harness import peak_mb, quartiles, ratios
 
 PEAK, SHARE = 989e12, 0.2  # FLOP a second of one GPU, and how much of it a trace's forward reaches: assumed
@@ -118,17 +118,12 @@ def column_bytes(folder: Path) -> dict[str, float]:
 
 
 def say_bytes(folder: Path, say: Callable[[str], object]) -> None:
-    """Bits an id and a weight, and the layouts that would have been."""
+    """Bits an id and a weight."""
     for name, (experts, top_k) in RECIPES.items():
-        write_made_up(folder / f"e{experts}", GROUP, LAYERS, experts, top_k)  # the first group, as below
+        write_made_up(folder / f"e{experts}", GROUP, LAYERS, experts, top_k)
         found = column_bytes(folder / f"e{experts}")
         own = 8 * found["experts"] / found["ids"]
         say(f"{name}: {own:.2f} bits an id, {8 * found['weights'] / found['ids']:.1f} a weight in float16")
-        ids = made_up(GROUP, LAYERS, experts, top_k, seed=0).experts.transpose(1, 0, 2).astype(np.uint8)
-        others = {layout: bits_of(ids, layout) for layout in LAYOUTS}
-        for layout, bits in sorted(others.items(), key=lambda pair: pair[1]):
-            say(f"    {layout:40} {bits:.2f} bits at zstd 3")
-        say(f"    the dataset beside the best of these: {own / min(others.values()):.3f}")
     found = embedded_bytes(folder)
     say(f"embedded, E = 8, top-2: {8 * found['experts'] / found['ids']:.2f} bits an id")
 

@@ -4,6 +4,7 @@ precision    tokens with other experts in another precision, by layer, on the ev
 what-if      the loss of each kind of text without the expert that it uses most, and that of the others
 memory       bytes that recording 131,072 tokens keeps, and memory of this process after many captures
 training     CPU time of a training step with `RoutingHealth` / without, in turns, and what it keeps
+together     random streams that decode together: is each what it is alone? (an error where one is not)
 ids          how many tokens a table guesses from the experts of a token, and from another token's
 lineage      memory of finding again what was done to a made-up checkpoint of several gigabytes
 quantised    sets of experts of the embedded model in llama.cpp, by the type of its weights (extra gguf)
@@ -14,6 +15,7 @@ ray          seconds to the first shard of a corpus and tokens per second after 
 
 import argparse
 import json
+import random
 import shutil
 import statistics
 import subprocess
@@ -173,6 +175,36 @@ def training(args: Args) -> None:
             a_step = counters[0].numel() * torch.int32.itemsize
             rows.append([f"{tokens:,}", step, f"{middle:.3f}", half, f"{held:,}", f"{a_step:,}"])
     print(table(["tokens", "step (ms)", "with / without", "middle half", "bytes held", "a step"], rows))
+
+
+@figure("together", 500)
+def together(args: Args) -> None:
+    """Let --times streams of random lengths, seeds and settings begin, go on and be left in an order of chance.
+
+    They are of the embedded model and of tiny ones of four families, and each is compared with its quiet trace. Printed
+    are, for each model, the number of streams that are equal bit for bit, the largest difference of weights and logits
+    (as a share of the largest), and each stream that departs from the quiet one, with how near that decision was.
+    """
+    sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
+    from forks import FAMILIES, asked_at_random, found_alike, opened
+
+    torch.set_num_threads(1)
+    holds = True
+    for family in FAMILIES:
+        model, chance, streams = opened(family), random.Random(family), []
+        while len(streams) < args.times // len(FAMILIES):
+            streams += found_alike(model, [asked_at_random(chance) for _ in range(20)], chance)
+        largest = " ".join(f"{of} {max(getattr(one, of) for one in streams):.1e}" for of in ("weights", "logits"))
+        equal = sum(one.token is None and not one.weights and not one.logits for one in streams)
+        print(
+            f"{family:12} {len(streams)} streams, {equal} equal bit for bit; largest difference: {largest}", flush=True
+        )
+        for one in streams:
+            holds &= one.holds
+            if one.token is not None or not one.holds:
+                print(f"    {one}", flush=True)
+    if not holds:
+        raise SystemExit("Some differ by more than docs/deployment.md says.")
 
 
 @figure("ids", 4)
@@ -442,7 +474,7 @@ def main() -> None:
     """Print one figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=FIGURES)
-    parser.add_argument("--times", type=int, help="rounds, captures, characters, kinds of text, or gigabytes")
+    parser.add_argument("--times", type=int, help="rounds, captures, characters, kinds of text, streams, or gigabytes")
     parser.add_argument("--folder", help="where large files are written, or the model that mlx reads")
     args = parser.parse_args()
     measure, times = FIGURES[args.name]

@@ -30,7 +30,6 @@ from moeviz.history.local_experts_1991.model import (
 )
 from moeviz.history.shared.datasets import Vowels
 from moeviz.history.shared.experts import balancing_loss
-from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.sparsely_gated_2017 import exhibit as sparse_exhibit
 from moeviz.history.sparsely_gated_2017 import model as sparse
 from moeviz.history.svm_experts_2002 import model as svm
@@ -118,13 +117,12 @@ MACHINE_SEEDS = range(5)
 SWEPT_EXPERTS = {"linear": (2, 4, 8, 16, 32), "rbf": (2, 4, 8, 16)}
 
 
-def machines(watch: Watch = unwatched) -> pd.DataFrame:
+def machines() -> pd.DataFrame:
     """Train the table of `swept` anew: each number of experts, linear ones that know nothing too. Takes minutes."""
     grid = [(kernel, m, s) for kernel, many in SWEPT_EXPERTS.items() for m, s in product(many, (False, True))]
     grid = [row for row in grid if row[0] == "linear" or not row[2]]
     rows = []
-    for number, ((kernel, experts, shuffled), seed) in enumerate(product(grid, MACHINE_SEEDS)):
-        watch(number / len(grid) / len(MACHINE_SEEDS), f"{experts} {kernel} experts")
+    for (kernel, experts, shuffled), seed in product(grid, MACHINE_SEEDS):
         run = svm.train(experts, kernel=kernel, shuffled=shuffled, seed=seed)
         errors = {"single": run.single_error, "uniform": run.uniform_error, "gated": run.test_error[-1]}
         rows.append({"kernel": kernel, "experts": experts, "shuffled": shuffled, "seed": seed} | errors)
@@ -160,18 +158,14 @@ def blocks_on(seeds: Iterable[int] = range(3)) -> pd.DataFrame:
 # 2017
 
 
-def balance_table(
-    seeds: Iterable[int] = (0, 1, 2), steps: int = sparse.STEPS, watch: Watch = unwatched
-) -> pd.DataFrame:
+def balance_table(seeds: Iterable[int] = (0, 1, 2), steps: int = sparse.STEPS) -> pd.DataFrame:
     """Train under each of the six pairs of loss weights of table 6. Takes a quarter of a minute for each and seed.
 
     Columns: those of `shipped_table`.
     """
-    runs = [(pair, seed) for seed in seeds for pair in sparse_exhibit.PRINTED_TABLE]
     rows = []
-    for done, ((importance, load), seed) in enumerate(runs):
-        part = _part(watch, done, len(runs))
-        result = sparse.train(importance=importance, load=load, steps=steps, seed=seed, watch=part)
+    for seed, (importance, load) in product(seeds, sparse_exhibit.PRINTED_TABLE):
+        result = sparse.train(importance=importance, load=load, steps=steps, seed=seed)
         rows.append({"importance": importance, "load": load, "seed": seed, **result.at_end()})
         rows[-1]["perplexity"] = result.perplexity
     return pd.DataFrame(rows)
@@ -183,18 +177,15 @@ def balance_table(
 def dropping(
     kinds: Sequence[switch_exhibit.Kind] = switch_exhibit.KINDS,
     seeds: Sequence[int] = switch_exhibit.SEEDS,
-    watch: Watch = unwatched,
     **settings: int,
 ) -> pd.DataFrame:
     """Train each kind of Switch Transformer, and the dense twin, from each of these seeds.
 
     `settings` are passed to `train`. Columns: those of `shipped_sweep`.
     """
-    runs = [(kind, seed) for kind in kinds for seed in seeds]
     frames = []
-    for done, (kind, seed) in enumerate(runs):
-        part = _part(watch, done, len(runs))
-        result = switch.train(seed=seed, **kind, **settings, watch=part)
+    for kind, seed in product(kinds, seeds):
+        result = switch.train(seed=seed, **kind, **settings)
         columns = {"dense": False, "capacity_factor": math.nan, "aux_weight": math.nan} | kind
         frames.append(switch_exhibit.by_window(result).assign(**columns, seed=seed, perplexity=result.perplexity))
     order = ["dense", "capacity_factor", "aux_weight", "seed", "step", "dropped", "perplexity"]
@@ -241,18 +232,10 @@ def _descend(logits: torch.Tensor, chosen: torch.Tensor, offset: float, weight: 
 # 2023
 
 
-def perplexities(seeds: Iterable[int] = dense_exhibit.SEEDS, watch: Watch = unwatched, **settings: int) -> pd.DataFrame:
+def perplexities(seeds: Iterable[int] = dense_exhibit.SEEDS, **settings: int) -> pd.DataFrame:
     """Train each kind from each of these seeds. `settings` are passed to `train`. Columns: those of `shipped_sweep`."""
-    runs = [(kind, seed) for kind in dense.KINDS for seed in seeds]
-    frames = []
-    for done, (kind, seed) in enumerate(runs):
-        part = _part(watch, done, len(runs))
-        frames.append(dense_exhibit.curve_of(dense.train(kind=kind, seed=seed, **settings, watch=part)))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _part(watch: Watch, done: int, runs: int) -> Watch:
-    return lambda share, says: watch((done + share) / runs, f"run {done + 1} of {runs}, {says}")
+    runs = (dense.train(kind=kind, seed=seed, **settings) for kind, seed in product(dense.KINDS, seeds))
+    return pd.concat([dense_exhibit.curve_of(run) for run in runs], ignore_index=True)
 
 
 SWEEPS: dict[str, Callable[[], pd.DataFrame]] = {  # by system: the table that ships as its sweep.csv

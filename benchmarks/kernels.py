@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 from transformers import MixtralConfig
 from transformers.integrations.moe import grouped_mm_experts_forward
@@ -44,15 +43,12 @@ def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[st
     """Every way that knows this gating, by name; the traced ones write to a record of their own."""
     record = new_record(gating, rows, device)
     copies = new_record(gating, rows, device)
-    found: dict[str, Arm] = {
+    return {
         "plain": partial(route, gating=gating, bias=bias),
         "traced": partial(route, gating=gating, bias=bias, record=record),
         "plain + copies": partial(route_then_copy, gating=gating, bias=bias, record=copies),
         "transformers": partial(transformers_router, gating=gating, bias=bias),
     }
-    if gating.is_softmax_over_winners and gating.groups == 1 and bias is None:
-        found["public structure"] = partial(public_route, top_k=gating.top_k)
-    return found
 
 
 def new_record(gating: Gating, rows: int, device: str) -> Record:
@@ -85,46 +81,6 @@ def transformers_router(logits: Tensor, gating: Gating, bias: Tensor | None) -> 
     experts = torch.topk(choice.masked_fill(mask == 0, float("-inf")), gating.top_k, dim=-1, sorted=False)[1]
     weights = scores.gather(1, experts)
     return weights / (weights.sum(dim=-1, keepdim=True) + gating.added) * gating.scale, experts
-
-
-@triton.jit
-def _public_kernel(
-    x_ptr, stride_x, T, weight_ptr, expert_ptr,
-    E: tl.constexpr, K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """Take rounds of float maximum, lowest lane and float gather: the structure of public Triton routers, rewritten."""
-    token, lane = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_E)[None, :]
-    slot, inside = tl.arange(0, BLOCK_K)[None, :], (token < T)[:, None] & (lane < E)
-    x = tl.load(x_ptr + token[:, None] * stride_x + lane, mask=inside, other=0.0).to(tl.float32)
-    left = tl.where(lane < E, x, float("-inf"))
-    exponentials = tl.where(lane < E, tl.exp(left - tl.max(left, axis=1)[:, None]), 0.0)
-    scores = exponentials / tl.sum(exponentials, axis=1)[:, None]
-    weights = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.float32)
-    experts = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.int32)
-    for j in tl.static_range(K):
-        best = tl.max(left, axis=1)[:, None]
-        winner = tl.min(tl.where(left == best, lane, E + 1), axis=1)[:, None]
-        weights = tl.where(slot == j, tl.sum(tl.where(lane == winner, scores, 0.0), axis=1)[:, None], weights)
-        experts = tl.where(slot == j, winner, experts)
-        left = tl.where(lane == winner, float("-inf"), left)
-    weights /= tl.sum(tl.where(slot < K, weights, 0.0), axis=1)[:, None]
-    out, chosen = token[:, None] * K + slot, (token < T)[:, None] & (slot < K)
-    tl.store(weight_ptr + out, weights, mask=chosen)
-    tl.store(expert_ptr + out, experts, mask=chosen)
-
-
-def public_route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Softmax, top-k and renormalise in the structure of public Triton routers."""
-    tokens, experts = logits.shape
-    weights = logits.new_empty(tokens, top_k, dtype=torch.float32)
-    chosen = logits.new_empty(tokens, top_k, dtype=torch.int32)
-    block_e = triton.next_power_of_2(experts)
-    block_m = max(1, min(4, 256 // block_e))
-    _public_kernel[(triton.cdiv(tokens, block_m),)](
-        logits, logits.stride(0), tokens, weights, chosen, E=experts, K=top_k, BLOCK_M=block_m, BLOCK_E=block_e,
-        BLOCK_K=triton.next_power_of_2(top_k), num_warps=1,
-    )  # fmt: skip
-    return weights, chosen
 
 
 TOKENS = (1, 16, 512, 4_096, 16_384)

@@ -1,6 +1,6 @@
 """A class of fifty: the server's behaviour when many visitors run prompts, and whether anybody sees another's trace.
 
-    python -m benchmarks.load [--sessions N] [--think S] [--minutes M] [--variant NAME] [--all] [--write FILE]
+    python -m benchmarks.load [--sessions N] [--think S] [--minutes M] [--variant NAME] [--all]
                               [--processes P]
 
 Each visitor is a web socket session that speaks Streamlit's own protocol, opens the page, then runs prompts one after
@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from streamlit.proto.BackMsg_pb2 import BackMsg
@@ -145,14 +144,14 @@ def main() -> None:
     rows = [(asked.variant, asked.minutes)]
     if asked.all:
         rows = [(name, asked.minutes if name == "plain" else MINUTES_OF_A_VARIANT) for name in VARIANTS]
-    tell(asked.write, f"{asked.sessions} sessions, think {asked.think:g} s, {os.cpu_count()} cores")
-    tell(asked.write, "  ".join(f"{name:>10}" for name in COLUMNS))
+    print(f"{asked.sessions} sessions, think {asked.think:g} s, {os.cpu_count()} cores", flush=True)
+    print("  ".join(f"{name:>10}" for name in COLUMNS), flush=True)
     errors = 0
     for name, minutes in rows:
         seen = loaded(name, asked.sessions, asked.think, 60 * minutes, asked.processes)
-        tell(asked.write, "  ".join(f"{value:>10}" for value in row(name, seen, 60 * minutes)))
+        print("  ".join(f"{value:>10}" for value in row(name, seen, 60 * minutes)), flush=True)
         for error in dict.fromkeys(seen.errors[:5]):
-            tell(asked.write, f"           {error}")
+            print(f"           {error}", flush=True)
         errors += len(seen.errors) * (name != "naive")
     sys.exit(bool(errors))
 
@@ -166,16 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--variant", choices=VARIANTS, default="plain")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--processes", type=int, default=1, help="of the server; the naive one has one")
-    parser.add_argument("--write", metavar="FILE", help="append the table to a file too, row by row")
     return parser.parse_args()
-
-
-def tell(path: str | None, line: str) -> None:
-    """Print a line of the table, and add it to a file where one is named."""
-    print(line, flush=True)
-    if path is not None:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
 
 
 def row(name: str, seen: LoadResult, seconds: float) -> list[str]:

@@ -1,6 +1,6 @@
 """The time until a page of the app is there, its cost, and the bytes sent, in a real Chromium.
 
-    python -m benchmarks.pages [topics | first | dataset | training] [--rounds N] [--before FOLDER]
+    python -m benchmarks.pages [topics | first] [--rounds N] [--before FOLDER]
 
 topics     a visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the
            same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
@@ -9,9 +9,6 @@ topics     a visitor runs a prompt of 64 tokens and walks through the pages of t
            out. And how long a new visitor waits for the first page.
 first      the first page on a desktop and a phone: opened, where its parts stand, a prompt run, a token clicked, an
            expert's contexts; and that click on larger traces from files
-dataset    the pages of a made-up dataset (by the recipe of `benchmarks.corpus`) and of an expert of it, on a server
-           that was never asked of this dataset; then for a second visitor, for whom answers are known
-training   the page Training of a made-up run, and of the pair of runs that ships
 
 Printed are medians, with the lowest and the highest. "CPU s" are the seconds of the browser's main thread and of the
 server, which a busy machine inflates less than seconds; "MB sent" is what the server sends in the tab's web socket,
@@ -21,35 +18,29 @@ before compression. With an older checkout's folder, both apps take turns.
 import argparse
 import os
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from playwright.sync_api import Browser, Page
 
-from benchmarks.app import MILLISECONDS, prompts
-from benchmarks.corpus_data import write_made_up
 from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, main_thread, take_turns
+from moeviz.capture.models.load import load_model
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
-from moeviz.training.layer_metrics import SUMS, layer_metrics
-from moeviz.training.writing import RunWriter
+from moeviz_app.jobs.recorded import EXAMPLES
 from tests.support.browser import go_to, settled
 from tests.support.servers import Server
 
+MILLISECONDS = 60_000
+PROMPT = 64  # tokens
 QUIET = 500  # milliseconds without a stroke on any canvas: the drawing is done
 # When something began, when a canvas was last painted, and when the frame with that was presented.
 WATCH = Path(__file__).with_name("overview.js").read_text("utf-8")
 DONE = f"() => seen.stroke && performance.now() - seen.stroke > {QUIET} && seen.presented > seen.stroke - 1"
-CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
-PLACE = "[class*=st-key-place-of-]"  # of a chart that may wait until it is scrolled to
-FIRST_CHART = f"() => document.querySelector('{CHART}')"
-IDLE = "() => !document.querySelector('[data-testid=stStatusWidget]')"
 LARGE = {
     "256 tokens x 48 x 128 experts": {"tokens": 256, "layers": 48, "experts": 128, "top_k": 8},
     "4,096 tokens x 32": {"tokens": 4096, "layers": 32},
@@ -79,24 +70,27 @@ async (place) => {
   return performance.now() - begin;
 }
 """
-TOKENS, STEPS = 4096, 10  # of each log of a made-up run
+
+
+def prompts() -> list[str]:
+    """Texts of PROMPT tokens, each with another beginning, so that no answer comes from a cache."""
+    count = load_model().count_tokens
+    words = " ".join(EXAMPLES.values()).split(" ")
+    texts = (" ".join(words[start:] + words) for start in range(len(words)))
+    cut = (next((t[:end] for end in range(len(t)) if count(t[:end]) == PROMPT), None) for t in texts)
+    return [text for text in cut if text is not None]
 
 
 @dataclass
 class TimedPage:
-    """A page under a stopwatch, and what it measured: CPU and wall in milliseconds, largest message in bytes."""
+    """A page under a stopwatch: CPU and wall in milliseconds, largest message in bytes."""
 
     page: Page
     messages: list[int]
-    found: dict[str, list[tuple[float, float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
         self.devtools = self.page.context.new_cdp_session(self.page)
         self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def measure(self, name: str, act: Callable[[], None]) -> None:
-        """Do it, and keep what it took."""
-        self.found[name].append(self.measured(act))
 
     def measured(self, act: Callable[[], None]) -> tuple[float, float, int]:
         """Do it, and wait until what it draws is on screen."""
@@ -142,67 +136,6 @@ def _open_file(page: Page, size: dict[str, int]) -> None:
         go_to(page, "Files")
         page.locator("input[type=file]").set_input_files(file)
         page.get_by_text("Opened.").wait_for()
-
-
-def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
-    """Time the pages of an opened dataset, and of one of its experts; and the example's page Load for comparison."""
-    found = of_page(browser, server, "load", 1)
-    tab = TimedTab(browser, server, script=TOOLS)
-    tab.open(f"many-texts?dataset={name}")
-    found |= tab.until(FIRST_CHART).of("corpus: first chart")
-    last = tab.until(IDLE)  # the charts on the screen: those below it wait
-    found |= last.of("corpus: all") | {"corpus: MB sent": last.sent}
-    tab.page.get_by_role("button", name="Go to an expert").click()
-    go = tab.page.get_by_test_id("stPopoverBody").get_by_role("button", name="Go", exact=True)
-    go.wait_for()
-    tab.begin()
-    go.click()
-    found |= tab.until("() => /expert \\d+/.test(document.querySelector('h1')?.textContent)").of("expert: page")
-    found |= tab.until(CONTEXTS).of("expert: contexts")
-    found |= tab.until("() => document.body.innerText.includes('Which tokens keep to it?')").of("expert: tokens")
-    last = tab.until(IDLE)
-    tab.close()
-    return found | last.of("expert: all") | {"expert: MB sent": last.sent}
-
-
-def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figures:
-    """Time a page from the request to its first chart, and until it has this many and no script runs."""
-    tab, name = TimedTab(browser, server), address.partition("?")[0]
-    tab.open(address)
-    first = tab.until(FIRST_CHART)
-    last = tab.until(f"() => document.querySelectorAll('{CHART}, {PLACE}').length >= {charts} && ({IDLE})()")
-    tab.close()
-    return first.of(f"{name}: first chart") | last.of(f"{name}: all") | {f"{name}: MB sent": last.sent}
-
-
-def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0) -> None:
-    """A made-up training run whose layers drift apart, and whose last layer loses an expert half way."""
-    random, top_k = np.random.default_rng(seed), min(8, experts)
-    writer, names, sizes = RunWriter(folder), list(range(layers)), [experts] * layers
-    writer.begin({"model": "made up", "layers": names, "num_experts": sizes, "top_k": top_k, "has_aux": True}, 0)
-    favour, since = random.normal(0, 0.02, (layers, experts)), logs // 2 * STEPS + 1
-    for log in range(1, logs + 1):
-        favour += random.normal(0, 0.02, favour.shape)
-        share = np.exp(favour)
-        dead = log * STEPS >= since
-        if dead:
-            share[-1, 0] = 0
-        share /= share.sum(axis=1, keepdims=True)
-        counts = np.stack([random.multinomial(TOKENS * top_k, of_layer) for of_layer in share])
-        sums = np.concatenate([share * TOKENS, random.uniform(0.5, 1, (layers, len(SUMS))) * TOKENS], axis=1)
-        sums[:, -2:] = TOKENS
-        rows = layer_metrics(counts, np.full(layers, TOKENS), sums, names, sizes)
-        event = {"kind": "dead", "layer": layers - 1, "on": True, "says": f"layer {layers - 1}: expert 0 is dead"}
-        line = {"step": log * STEPS, "steps": STEPS, "tokens": log * TOKENS, "loss": 9 / log**0.2, "aux_loss": top_k}
-        line |= {"aux_coefficient": 0.01, "alarms": [event] if log * STEPS == since - 1 + STEPS else []}
-        writer.log(line, rows, [[] for _ in names[1:]] + [[[0, since]] if dead else []])
-
-
-BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
-DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
-RUN = (48, 128, 1000)  # layers, experts, logs
-# The parts of a run to open, and the least number of charts: those of the part that is open at first.
-OF_TRAINING = {"train": 1, "train?run=aux-off&beside=aux-on": 2, "load": 4}
 
 
 def on_canvas() -> list[str]:
@@ -258,7 +191,7 @@ class Walkthrough:
 
     def open_big(self) -> None:
         """A trace of many layers and experts, through the page Files."""
-        _open_file(self.page, BIG)
+        _open_file(self.page, LARGE["256 tokens x 48 x 128 experts"])
 
 
 def topics(rounds: int, before: Path | None) -> None:
@@ -288,38 +221,7 @@ def first(rounds: int, before: Path | None) -> None:
         print(compared(take_turns({name: partial(visit, server) for name, server in apps.items()}, rounds)))
 
 
-def dataset(rounds: int, before: Path | None) -> None:
-    """Print what the pages of a dataset take. Each round has servers of its own."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "corpus"
-        write_made_up(folder, *DATASET, "none")
-        for _ in range(rounds):
-            with apps_and_browser(before, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as (apps, browser):
-                for server in apps.values():
-                    of_page(browser, server, "load", 1)  # not counted: nothing is imported yet
-                for visitor in ("first", "second"):
-                    for name, server in apps.items():
-                        for what, value in of_dataset(browser, server, folder.name).items():
-                            found[f"{name}, {visitor} visitor"][what].append(value)
-    print(compared(found))
-
-
-def training(rounds: int, before: Path | None) -> None:
-    """Print what the page Training takes."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        write_run(folder, *RUN)
-        with apps_and_browser(before, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as (apps, browser):
-            for address, charts in OF_TRAINING.items():
-                arms = {
-                    name: lambda _, server=server, of=(address, charts): of_page(browser, server, *of)
-                    for name, server in apps.items()
-                }
-                print(f"/{address}\n{compared(take_turns(arms, rounds))}\n")
-
-
-PARTS = {"topics": topics, "first": first, "dataset": dataset, "training": training}
+PARTS = {"topics": topics, "first": first}
 
 
 def main(words: Sequence[str] | None = None) -> None:

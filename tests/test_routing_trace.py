@@ -100,11 +100,6 @@ def test_a_missing_value_in_the_tokens_is_refused(trace, column):
         replace(trace, tokens=tokens)
 
 
-def test_an_empty_text_is_fine(trace):
-    tokens = trace.tokens.assign(text=pd.Series([""] * 32, dtype="str"))
-    assert replace(trace, tokens=tokens).tokens["text"].tolist() == [""] * 32
-
-
 @pytest.mark.parametrize("column", ["sequence", "position"])
 def test_negative_places_are_refused(trace, column):
     tokens = trace.tokens.copy()

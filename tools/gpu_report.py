@@ -219,8 +219,8 @@ def speed_part(measured: dict[str, Any]) -> list[str]:
         times(routers, ["plain", "traced", "again"]),
         "### The router compared with others",
         "plain + copies: the decision copied after the launch, as engines do. transformers: its own PyTorch code, and "
-        "the same through torch.compile. public structure: rounds of maximum and gather, as in public Triton routers.",
-        times(routers, ["plain", "plain + copies", "transformers", "torch.compile", "public structure"]),
+        "the same through torch.compile.",
+        times(routers, ["plain", "plain + copies", "transformers", "torch.compile"]),
         "### Dispatch, experts and whole blocks",
         times(others, ["plain", "torch.sort", "grouped_mm", "stock"]),
         *(["### Cases that failed", "\n".join(errors)] if errors else []),

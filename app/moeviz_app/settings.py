@@ -157,7 +157,6 @@ class Settings:
     keep_traces: bool = _read_by(_on)
     warm_up: bool = _read_by(_on)
     log: str = _read_by(_log)
-    timing: bool = _read_by(_on)
 
 
 def table() -> list[tuple[str, str, str, str, str]]:

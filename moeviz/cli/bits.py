@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
-from moeviz.cli.output import check_parent, frame_text, keep_when_stopped, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_parent, keep_when_stopped, note, print_answer, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 from moeviz.whole_files import write_file
@@ -58,13 +58,9 @@ def run(args: Namespace) -> int:
     if args.output is not None:
         write_file(args.output, _file(study, args))
         note(f"wrote {cut(args.output)}")
+    tables = {"units": study.units, "plans": study.plans}
     findings = bits_sentences(study, args.rule)
-    if args.json:
-        print_tables({"units": study.units, "plans": study.plans}, findings)
-    else:
-        print_findings(findings)
-        print(f"{frame_text(study.units.round(5))}\n\n{frame_text(study.plans.round(5))}")
-    return 0
+    return print_answer(args.json, tables, findings, *(table.round(5) for table in tables.values()))
 
 
 def _file(study: "BitsStudy", args: Namespace) -> bytes:

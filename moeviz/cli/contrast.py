@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
-from moeviz.cli.output import note, print_rows
+from moeviz.cli.output import note, print_answer
 from moeviz.errors import InvalidTrace
 
 
@@ -36,4 +36,4 @@ def run(args: Namespace) -> int:
         write_steering_map(turned(found, 1.0), one.model, args.steering)
         note(f"wrote {args.steering}, and its numbers next to it")
     held = found[found["holds"]].drop(columns="holds").sort_values("t", key=abs, ascending=False, kind="stable")
-    return print_rows(args.json, "experts", found, [contrast_sentence(found, names)], held.round(3))
+    return print_answer(args.json, {"experts": found}, [contrast_sentence(found, names)], held.round(3))

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
-from moeviz.cli.output import print_rows, progress
+from moeviz.cli.output import print_answer, progress
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -19,4 +19,4 @@ def run(args: Namespace) -> int:
 
     found = occlude(load(args), prompt, chat=args.chat, progress=partial(progress, says="{} of {} forwards"))
     deciding = found.deciding()
-    return print_rows(args.json, "words", deciding, [found.sentence()], deciding.round(3))
+    return print_answer(args.json, {"words": deciding}, [found.sentence()], deciding.round(3))

@@ -191,14 +191,16 @@ def print_tables(tables: dict[str, "pd.DataFrame"], findings: Iterable[str] = ()
     sys.stdout.write("}\n")
 
 
-def print_rows(as_json: bool, name: str, frame: "pd.DataFrame", findings: list[str], shown: "pd.DataFrame") -> int:
-    """Print findings and the rows to be `shown`; or as JSON, with all rows under their name. Returns exit code 0."""
+def print_answer(
+    as_json: bool, tables: dict[str, "pd.DataFrame"], findings: Iterable[str], *shown: "pd.DataFrame"
+) -> int:
+    """Print findings and the tables to be `shown`, if they have rows; or all `tables` as JSON. Returns exit code 0."""
     if as_json:
-        print_tables({name: frame}, findings)
+        print_tables(tables, findings)
         return DONE
     print_findings(findings)
-    if len(shown):
-        print(frame_text(shown))
+    if texts := [frame_text(table) for table in shown if len(table)]:
+        print("\n\n".join(texts))
     return DONE
 
 

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, read_one_trace
-from moeviz.cli.output import frame_text, print_findings, print_tables
+from moeviz.cli.output import print_answer
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -19,10 +19,4 @@ def run(args: Namespace) -> int:
     from moeviz.metrics.paths import path_table
 
     found = path_table(read_one_trace(args.source, args), args.at_least, args.most)
-    if args.json:
-        print_tables({"paths": found.paths}, found.sentences())
-        return 0
-    print_findings(found.sentences())
-    if len(found.paths):
-        print(frame_text(found.paths.round(2)))
-    return 0
+    return print_answer(args.json, {"paths": found.paths}, found.sentences(), found.paths.round(2))

@@ -16,7 +16,7 @@ from moeviz.cli.options import (
     numbers,
     one_of,
 )
-from moeviz.cli.output import check_parent, frame_text, keep_when_stopped, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_parent, keep_when_stopped, note, print_answer, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
@@ -99,12 +99,8 @@ def run(args: Namespace) -> int:
     if in_all is not None and args.by_kind is None:
         in_all = in_all[in_all["judged_on"] == ALL]
     findings = pruning_sentences(curve, args.by if acts else args.criteria[0])
-    if args.json:
-        print_tables({"losses": rows} | ({} if in_all is None else {"in_all": in_all}), findings)
-        return 0
-    print_findings(findings)
-    print("\n\n".join(frame_text(table.round(3)) for table in (rows, in_all) if table is not None and len(table)))
-    return 0
+    tables = {"losses": rows} | ({} if in_all is None else {"in_all": in_all})
+    return print_answer(args.json, tables, findings, *(table.round(3) for table in tables.values()))
 
 
 def _cut_from_files(args: Namespace) -> int | None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import texts_to_divide
 from moeviz.cli.options import add_json, add_loading, load, load_inside, number, numbers
-from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_parent, note, print_answer, progress
 from moeviz.text import cut
 from moeviz.whole_files import write_file
 
@@ -80,13 +80,7 @@ def run(args: Namespace) -> int:
     if regret.every:
         found["whose"] = whose_route(regret)
     found["blind"] = spots[spots["blind"] | spots["blind_ties"]]
-    findings = route_sentences(regret)
-    if args.json:
-        print_tables(found, findings)
-        return 0
-    print_findings(findings)
-    print("\n\n".join(frame_text(frame.round(3)) for frame in found.values() if len(frame)))
-    return 0
+    return print_answer(args.json, found, route_sentences(regret), *(frame.round(3) for frame in found.values()))
 
 
 def _first_of_each(texts: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:

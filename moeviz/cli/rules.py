@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
-from moeviz.cli.output import frame_text, print_findings, print_tables
+from moeviz.cli.output import print_answer
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -18,9 +18,4 @@ def run(args: Namespace) -> int:
 
     rules = expert_names(read_one_trace(args.source, args))
     findings = [*filter(None, [expert_names_caption(rules), names_sentence(rules)])]
-    if args.json:
-        print_tables({"rules": rules}, findings)
-        return 0
-    print_findings(findings)
-    print(frame_text(rules.round(3)))
-    return 0
+    return print_answer(args.json, {"rules": rules}, findings, rules.round(3))

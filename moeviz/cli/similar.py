@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, read_one_trace
-from moeviz.cli.output import frame_text, print_findings, print_tables
+from moeviz.cli.output import print_answer
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -25,9 +25,4 @@ def run(args: Namespace) -> int:
     else:
         token = int(args.token) if args.token.isdecimal() else args.token
         tables, findings = {"tokens": similar_tokens(trace, token, args.most)}, []
-    if args.json:
-        print_tables(tables, findings)
-        return 0
-    print_findings(findings)
-    print(frame_text([*tables.values()][-1].round(3)))
-    return 0
+    return print_answer(args.json, tables, findings, [*tables.values()][-1].round(3))

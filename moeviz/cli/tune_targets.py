@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_output, keep_when_stopped, note, print_rows, progress
+from moeviz.cli.output import check_output, keep_when_stopped, note, print_answer, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
@@ -50,4 +50,4 @@ def run(args: Namespace) -> int:
         note(f"wrote {args.output}")
     rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
     sentence = tune_targets_sentence(found, args.share)
-    return print_rows(args.json, "experts", found, [sentence], rows.drop(columns="in_esft").round(4))
+    return print_answer(args.json, {"experts": found}, [sentence], rows.drop(columns="in_esft").round(4))

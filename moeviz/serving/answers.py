@@ -40,7 +40,7 @@ FEWEST = 250  # tokens, of which a split is made or judged
 class Curves(NamedTuple):
     """Hits of each layer by the number of experts that it keeps, from none on, and requests of all layers."""
 
-    hits: list[Num[np.ndarray, " C"]]
+    hits: list[Num[np.ndarray, " _"]]
     requests: int
 
     def rate(self, places: Int64[np.ndarray, " L"]) -> float:
@@ -114,7 +114,7 @@ def _most_used(counts: Counted, chosen_by: np.ndarray, own: np.ndarray | None = 
 
 
 def best_split(
-    hits: list[Num[np.ndarray, " C"]], budget: int, least: Int64[np.ndarray, " L"]
+    hits: list[Num[np.ndarray, " _"]], budget: int, least: Int64[np.ndarray, " L"]
 ) -> Int64[np.ndarray, " L"]:
     """Places of each layer, `budget` of them in all, that have the most hits; each layer has `least` or more.
 

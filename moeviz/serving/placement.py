@@ -78,15 +78,6 @@ def devices_said(table: pd.DataFrame) -> str:
     return f"{most}" if least == most else f"{least} to {most}"
 
 
-def traffic_bytes(remote: float, hidden: int, bits: int = 16, scale_every: int | None = None) -> float:
-    """Bytes that one token sends to other devices at one layer: a vector to each, with scales where it has them.
-
-    >>> traffic_bytes(3.0, 2048), traffic_bytes(3.0, 2048, bits=8, scale_every=128)
-    (12288.0, 6336.0)
-    """
-    return remote * (hidden * bits / 8 + (0 if scale_every is None else hidden / scale_every * 4))
-
-
 def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> Int64[np.ndarray, " E"]:
     """Experts device by device: the busiest one left, then always the one that shares most tokens with those there.
 

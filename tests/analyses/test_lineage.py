@@ -87,6 +87,9 @@ def test_copies_with_noise_have_one_source_and_more_noise_leaves_them_theirs(lay
     child = saved(tmp_path / "child", made)
     kept = [(one, "kept", (one,)) for one in range(EXPERTS)]
     assert found("embedded", child) == rows_of(*kept, *((EXPERTS + one, "copied", (one,)) for one in range(EXPERTS)))
+    upcycled = saved(tmp_path / "upcycled", [[noisy(experts[3], 0.05, at) for at in range(8)] for experts in layers])
+    what = moeviz.lineage("embedded", upcycled).table["what"].value_counts().to_dict()
+    assert what == {"copied": 48, "cut": 42}
     tuned = saved(tmp_path / "tuned", [[noisy(expert, 0.3) for expert in experts[::-1]] for experts in layers])
     assert found("embedded", tuned) == rows_of(*((at, "tuned", (7 - at,)) for at in range(EXPERTS)))
 
@@ -100,7 +103,16 @@ def test_a_dense_models_mlp_became_all_experts(layers, tmp_path):
         for part, values in experts[3].items()
     }
     save_file(mlps, dense)
-    made = [[noisy(experts[3], 0.1, seed) for seed in range(4)] for experts in layers]
+    new = torch.rand(256, generator=torch.Generator().manual_seed(0)) < 0.5  # Drop-Upcycling: half of the neurons
+    out = {"w1": new[:, None], "w2": new[None], "w3": new[:, None]}
+
+    def drawn_anew(mlp: Expert) -> Expert:
+        drawn = {of: torch.randn(values.shape) * values.std() for of, values in mlp.items()}
+        return {of: torch.where(out[of], drawn[of], values) for of, values in mlp.items()}
+
+    made = [
+        [noisy(mlp, 0.1), noisy(mlp, 0.01, 1), mixed((2.0, mlp)), drawn_anew(mlp)] for mlp in (e[3] for e in layers)
+    ]
     child = saved(tmp_path / "child", made)
     assert found(str(dense), child) == rows_of(*((number, "copied", (-1,)) for number in range(4)))
     says = moeviz.lineage(str(dense), child).says[0]

@@ -1,6 +1,5 @@
 """What-if against models that were really changed: other weights, another top-k, experts that are not there."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -100,57 +99,6 @@ def test_the_nearest_choice_moves_if_a_bias_is_as_large_as_it_is_far_and_not_bef
 
 
 @few_families
-def test_a_muted_expert_is_replaced_by_the_router_s_next_best(family, tokenizer):
-    """Muting an expert that no token of a layer has changes nothing; one that has tokens gets none."""
-    model = tiny_model(FAMILIES[family])
-    own = trace(model, PROMPTS, tokenizer=tokenizer)
-    layer, index = own.model.layers[-1], len(own.model.layers) - 1
-    busiest = int(np.bincount(own.experts[index].ravel()).argmax())
-    got = what_if(model, PROMPTS, Mute({layer: (busiest,)}), tokenizer=tokenizer).changed
-    assert not (got.experts[index] == busiest).any()
-    np.testing.assert_array_equal(got.experts[:index], own.experts[:index])
-    untouched = ~(own.experts[index] == busiest).any(axis=-1)
-    if FAMILIES[family].model_type not in {"deepseek_v2", "deepseek_v3"}:  # there other groups may be kept
-        for had, has in zip(own.experts[index], got.experts[index], strict=True):
-            assert set(had) - {busiest} <= set(has)
-    np.testing.assert_array_equal(np.sort(got.experts[index][untouched]), np.sort(own.experts[index][untouched]))
-
-
-def test_a_muted_softmax_router_weighs_as_if_the_expert_were_not_there(tokenizer):
-    own = trace(tiny_model(CONFIGS["mixtral"]), TEXT, tokenizer=tokenizer)
-    got = what_if(tiny_model(CONFIGS["mixtral"]), TEXT, Mute({0: (1, 4)}), tokenizer=tokenizer).changed
-    logits = own.logits[0].copy()
-    logits[:, [1, 4]] = -np.inf
-    best = np.sort(logits, axis=-1)[:, :-3:-1]
-    expected = np.exp(best) / np.exp(best).sum(axis=-1, keepdims=True)
-    np.testing.assert_allclose(got.weights[0], expected, atol=1e-5)
-
-
-def test_a_bias_is_added_to_logits_before_the_choice_and_not_to_weights(tokenizer):
-    model, amounts = tiny_model(CONFIGS["mixtral"]), {1: 0.3, 4: -0.3}
-    result = what_if(model, TEXT, Bias({1: amounts}), tokenizer=tokenizer)
-    logits = result.changed.logits[1].astype(np.float64)
-    biased = logits + np.array([amounts.get(expert, 0.0) for expert in range(8)])
-    best = np.argsort(-biased, axis=-1, kind="stable")[:, :2]
-    assert (np.sort(result.changed.experts[1], axis=-1) == np.sort(best, axis=-1)).all()
-    assert (result.changed.experts[1] != result.plain.experts[1]).any()
-    share = np.exp(np.take_along_axis(logits, result.changed.experts[1].astype(np.int64), axis=-1))
-    np.testing.assert_allclose(result.changed.weights[1], share / share.sum(axis=-1, keepdims=True), atol=1e-5)
-
-
-def test_a_bias_is_one_more_correction_where_a_router_has_one(tokenizer):
-    model = tiny_model(CONFIGS["deepseek_v3"])
-    result = what_if(model, TEXT, Bias({1: {2: 0.5, 13: -0.5}}), tokenizer=tokenizer)
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        other.model.layers[1].mlp.gate.e_score_correction_bias[[2, 13]] += torch.tensor([0.5, -0.5])
-    expected = trace(other, TEXT, tokenizer=tokenizer)
-    assert np.array_equal(result.changed.experts, expected.experts)
-    np.testing.assert_allclose(result.changed.weights, expected.weights, rtol=1e-5)
-    assert not np.array_equal(result.plain.experts, expected.experts)
-
-
-@few_families
 def test_no_bias_changes_no_bit_and_a_large_one_forces_or_mutes(family, tokenizer):
     model = tiny_model(FAMILIES[family])
     layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
@@ -190,6 +138,8 @@ def test_losses_of_sets_of_texts_are_those_of_their_second_halves(tokenizer):
         assert losses.loc[name, "tokens"] == len(half)
         for column in ("loss", "loss_changed"):
             assert losses.loc[name, column] == pytest.approx(half[column].mean(), rel=1e-5)
+        rise = float((half["loss_changed"] - half["loss"]).mean())
+        assert losses.loc[name, "loss_changed"] - losses.loc[name, "loss"] == pytest.approx(rise, abs=abs(rise) / 2)
     assert losses.loc["one", "loss"] != losses.loc["one", "loss_changed"]
     short = loss_by_set(model, {"none": sets["one"].select(tokens=slice(0, 1))}, change, tokenizer=tokenizer).iloc[0]
     assert short["tokens"] == 0 and np.isnan(short["loss"])
@@ -317,15 +267,6 @@ def test_ids_may_be_numpy_s_and_named_twice_and_all_may_be_silenced(tokenizer):
     assert what_if(model, TEXT, untyped(TopK, np.int64(1), None), tokenizer=tokenizer).changed.model.top_k == 1
     silent = what_if(model, TEXT, Mute({0: range(8)}, reroute=False), tokenizer=tokenizer).changed
     assert (silent.weights[0] == 0).all() and (silent.weights[1] > 0).all()
-
-
-def test_experts_that_compute_nothing_are_muted_and_forced_as_the_others(tokenizer):
-    model = random_model("longcat_flash")  # 8 and 9 compute nothing
-    layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
-    forced = what_if(model, TEXT, Force({layer: (9,)}), tokenizer=tokenizer).changed
-    assert (forced.experts[0] == 9).any(axis=-1).all()
-    muted = what_if(model, TEXT, Mute({layer: (8, 9)}), tokenizer=tokenizer).changed
-    assert (muted.experts[0] < 8).all()
 
 
 def test_experts_that_cannot_run_another_number_of_them_are_a_sentence(tokenizer):

@@ -28,7 +28,6 @@ import moeviz
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.own_models import installed
 from moeviz.embedded.recorded_routing import example_trace
 from moeviz.errors import ModelNotFound
 from moeviz.formats.exports import EXPORTS
@@ -41,7 +40,6 @@ from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.session import session
-from moeviz_app.settings import read_settings
 from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel, subject_bar
 from moeviz_app.widgets.components.texts import PART_OF_CHARACTER
@@ -243,12 +241,6 @@ def test_the_same_layer_cannot_be_compared_with_itself(trace):
     assert "2" not in app.selectbox(key=session.FIRST_LAYER).options
 
 
-def test_a_model_with_one_layer_has_nothing_to_compare():
-    app = topic_page("Layers", sample_trace(layers=1))
-    assert not app.exception
-    assert "the trace has only one" in sentences(app)
-
-
 def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     prompt = "one two three " * 500
     app = run(first_page(trace), prompt)
@@ -352,14 +344,6 @@ def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
     assert topic is not None or HOSTILE[0] in sentences(app), "the model's name"
 
 
-def test_a_hostile_name_in_an_error_stays_plain_text():
-    app = traces_page()
-    data = b"token,layer,slot,expert\n![x](http://example.com/x.png),0,0,0\n"
-    app.file_uploader(key=session.UPLOAD).upload("x.csv", data, "text/csv").run()
-    assert app.text
-    assert "example.com" not in "\n".join(unsafe_elements(app))
-
-
 def test_a_table_for_spreadsheets_holds_no_formula():
     frame = pd.DataFrame({"text": pd.Series(["=1+1", "two"], dtype="category"), "weight": [0.5, -1.0]})
     assert table_as_csv(frame).decode().split() == ["text,weight", "'=1+1,0.5", "two,-1.0"]
@@ -374,14 +358,6 @@ def test_file_names_keep_only_letters_and_digits(trace):
 def test_parts_of_characters_are_told_from_brackets_in_the_text():
     assert PART_OF_CHARACTER.fullmatch("⟨é 1/2⟩")
     assert not PART_OF_CHARACTER.fullmatch("⟨é⟩")
-
-
-def test_settings_come_from_the_environment():
-    given = read_settings({"MOEVIZ_MODELS": "embedded, some/model", "MOEVIZ_ALLOW_ANY_MODEL": "0"})
-    assert given.models == ("embedded", "some/model")
-    assert given.allow_any_model is False
-    assert read_settings({}).allow_any_model is None
-    assert read_settings({}).models == installed()
 
 
 def test_the_evaluation_set_is_chosen_in_the_list_and_labelled(trace):

@@ -6,7 +6,6 @@ from math import comb
 import numpy as np
 import pytest
 from app_pages import (
-    SAFE_ELEMENTS,
     SECONDS,
     look_at,
     opened,
@@ -25,7 +24,6 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_json
 from moeviz.metrics.balance import balance_sentence, load_beside_luck, luck_band, luck_sentence
 from moeviz.metrics.captions import times_said
-from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import CHECKPOINTS, MODELS, published_counts
 from moeviz.routing_trace import RoutingTrace
@@ -33,8 +31,6 @@ from moeviz.testing import sample_trace
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
 from moeviz_app.views.balance import BESIDE, FILES, KINDS
-
-HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 
 def balance_page(trace: RoutingTrace | None = None, counts: SessionLibrary | None = None, subject: str | None = None):
@@ -68,10 +64,6 @@ def filled(app, **told: int | str):
 
 def answer(counts) -> str:
     return balance_sentence(load_beside_luck(counts))
-
-
-def summary(counts: ExpertCounts) -> str:
-    return counts_summary(expert_load(counts.counts()))
 
 
 def parts(app) -> list[str]:
@@ -198,16 +190,6 @@ def test_a_part_of_the_counts_is_judged_alone():
     assert answer(counts.of_group(0)) in sentences(app) and answer(counts) not in sentences(app)
 
 
-def test_the_sentence_names_the_busiest_and_those_without_tokens():
-    info = ModelInfo("m", "file", (1, 4), (4, 4), 1)
-    counts = ExpertCounts(info, np.array([[[24, 8, 0, 0], [12, 12, 8, 0]]]), np.array([[32, 32]]))
-    assert [*summary(counts).values.values()] == [1, 0, 0.75, 3, 8, None, 3, 2, (1, 2)]
-    assert [*summary(counts.select([4])).values.values()][4:] == [4, None, 1, 1, (4, 1)]
-    all_used = ExpertCounts(ModelInfo("m", "file", (0,), (2,), 1), np.array([[[20, 12]]]), np.array([[32]]))
-    assert summary(all_used)["least"] == (0, 1, 0.375)
-    assert summary(ExpertCounts(info, np.zeros((1, 2, 4), int), np.zeros((1, 2), int))).name == "no_assignment"
-
-
 def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
     app = upload("imatrix.gguf")
     assert [box.label for box in app.number_input] == ["Experts that a token is sent to (top-k)"] and not app.success
@@ -270,16 +252,6 @@ def test_counts_beside_a_trace_of_the_same_shape_are_compared():
     assert pictures(app.run()) == 3 and "The first is these counts, the second the trace." in sentences(app)
     alone = balance_page(sample_trace(layers=2), counts=shelf, subject=name)
     assert BESIDE not in parts(alone)
-
-
-def test_hostile_names_and_labels_stay_text():
-    info = ModelInfo(HOSTILE, HOSTILE, (0, 1), (4, 4), 1, caution=HOSTILE)
-    counts = ExpertCounts(info, np.ones((2, 2, 4), int), np.full((2, 2), 4), (HOSTILE, "b"), "label")
-    app = upload("hostile.json", to_counts_json(counts))
-    app = balance_page(None, counts=visit_of(app).counts, subject=visit_of(app).subject)
-    assert not app.exception and f"Caution: {HOSTILE}" in sentences(app)
-    unsafe = [node for node in app if hasattr(node, "proto") and node.type not in {*SAFE_ELEMENTS, "selectbox"}]
-    assert not [node for node in unsafe if "example.com" in str(node.proto)]
 
 
 def test_counts_of_an_enormous_number_of_groups_are_drawn():

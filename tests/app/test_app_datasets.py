@@ -141,11 +141,6 @@ def test_balance_answers_for_a_dataset_as_for_its_trace_and_a_link_to_counts_lea
     assert visit_of(app).address == {"subject": "mixtral-8x7b", "group": "0"}
 
 
-def test_every_topic_that_was_promised_has_something_to_draw():
-    served = {topic for topic, charts in TOPICS.items() if any(answer_of(chart.measure) for chart in charts)}
-    assert served == {"Load", "Specialization", "Co-activation", "Flow", "Coverage", "Locality"}
-
-
 def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     app = serving(folder, at="co-activation", dataset=NAME, layer="3")
     assert app.select_slider(key=session.CORPUS_LAYER).value == 3

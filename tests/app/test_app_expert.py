@@ -37,7 +37,6 @@ from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, example, names_of
-from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.views.expert_jobs import JOB
@@ -176,26 +175,6 @@ def test_ones_own_text_is_chosen_beside_the_held_out_ones():
     assert pictures(app) == WITHOUT_LABELS
     press(app, "Look at the 60 texts of 15 kinds")
     assert pictures(app) == ALL
-
-
-def test_a_link_to_ones_own_text_repeats_the_run():
-    query = RunRequest("Il fait froid.", "embedded", seed=3).parameters()
-    app = AppTest.from_function(link_script, default_timeout=SECONDS).run()
-    assert not app.exception
-    assert app.text[0].value == str(query | {"layer": "2", "expert": "7"})
-
-
-def link_script():
-    import streamlit as st
-
-    from moeviz.testing import sample_trace
-    from moeviz_app.jobs.run_request import RunRequest
-    from moeviz_app.session import session
-    from moeviz_app.url import navigation
-
-    trace = sample_trace()
-    session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))
-    st.text(navigation.expert_query(2, 7))
 
 
 def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(tiny, on_offer):

@@ -217,13 +217,6 @@ def test_a_run_is_looked_at_again_in_private_alone(started, tmp_path):
     assert training_runs.may_grow("run")
 
 
-def test_two_runs_that_the_server_was_started_with_stand_side_by_side(started, tmp_path):
-    one, other = run_file(tmp_path / "one", 2), run_file(tmp_path / "other", 3)
-    app = started(one, other)
-    assert (app.selectbox(key=session.RUN).value, app.selectbox(key=session.OTHER_RUN).value) == ("one", "other")
-    assert not app.exception
-
-
 @pytest.mark.parametrize("logs", [0, 1])
 def test_a_run_of_no_log_or_of_one_is_no_error(started, tmp_path, logs):
     app = started(run_file(tmp_path / "run", logs))

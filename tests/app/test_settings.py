@@ -92,7 +92,7 @@ def test_a_file_that_says_something_else_is_refused(tmp_path, written):
         ({"MOEVIZ_TRUSTED_PROXIES": "127.0.0.1, proxy"}, "has 'proxy'; it must be addresses"),
         ({"MOEVIZ_FRAME_ANCESTORS": "https://a.example; script-src *"}, "it must be sites"),
         ({"MOEVIZ_SECONDS_IDLE": "²"}, "a whole number"),
-        ({"MOEVIZ_TIMING": "on"}, "MOEVIZ_TIMING is 'on'; it must be"),
+        ({"MOEVIZ_WARM_UP": "on"}, "MOEVIZ_WARM_UP is 'on'; it must be"),
     ],
     ids=str,
 )

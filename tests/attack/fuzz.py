@@ -2,17 +2,15 @@
 
     python -m tests.attack.fuzz --minutes 30 [--only npz] [--seed 1] [--keep FOLDER]
 
-Each target gets an equal share of the minutes, in a process of its own. Where atheris is installed (pip install
-atheris; it needs libFuzzer's Python, 3.11 to 3.13 on Linux), it chooses inputs by the branches that they reach in
-`moeviz.formats`; without it, hypothesis mutates valid files. The mutations know the formats: members of a zip, facts in
-JSON and columns of a Parquet file are changed one by one and put together again, with right checksums.
+Each target gets an equal share of the minutes, in a process of its own. Valid files are mutated, and so is whatever
+reached a line that none before it did. The mutations know the formats: members of a zip, facts in JSON and columns of a
+Parquet file are changed one by one and put together again, with right checksums.
 
 Printed for each target: executions, how many ended in a trace (or a parsed command) and how many in a sentence, other
 exceptions, how many MB the hungriest input took at once and how many it may take (the readers have a budget; measured
-for each input on Linux, elsewhere for all together), how many lines of its modules were reached, and with atheris how
-many edges (cov) and features (ft) libFuzzer counts. An input that ends in another exception, or takes more than SECONDS
-or more memory than it may, is kept in the folder: `tests/formats/test_fuzz.py` reads those of tests/data/fuzz. Exit
-code 1 if there were any.
+for each input on Linux, elsewhere for all together), and how many lines of its modules were reached. An input that ends
+in another exception, or takes more than SECONDS or more memory than it may, is kept in the folder:
+`tests/formats/test_fuzz.py` reads those of tests/data/fuzz. Exit code 1 if there were any.
 
 There is no reader of served responses in moeviz, so there is no target for one.
 """
@@ -23,7 +21,6 @@ import importlib.util
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 import time
@@ -47,16 +44,12 @@ def main() -> int:
     parser.add_argument("--only", choices=TARGETS, help="one target alone, with all the minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=FOUND, help="where to keep what was found")
-    parser.add_argument("--mutate", action="store_true", help="without atheris, also where it is installed")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
         return run(TARGETS[args.run], args)
     names = [args.only] if args.only else list(TARGETS)
-    print(
-        f"{'target':9}{'by':>11}{'executions':>12}{'good':>9}{'refused':>9}{'others':>8}{'MB of':>9}{'lines':>12}"
-        f"{'cov':>7}{'ft':>7}  slowest"
-    )
+    print(f"{'target':9}{'executions':>12}{'good':>9}{'refused':>9}{'others':>8}{'MB of':>9}{'lines':>12}  slowest")
     results = [one(name, 60 * args.minutes / len(names), args) for name in names]
     total = Counter({key: sum(found[key] for found in results) for key in ("executions", "others", "seconds")})
     print(f"\n{total['executions']:,} executions in {total['seconds'] / 60:.1f} minutes, {total['others']} other ends")
@@ -66,7 +59,7 @@ def main() -> int:
 def one(name: str, seconds: float, args: argparse.Namespace) -> dict:
     """One target in a process of its own; a crash of it is one of the other ends."""
     command = [sys.executable, "-m", "tests.attack.fuzz", "--run", name, "--minutes", str(seconds / 60)]
-    command += ["--seed", str(args.seed), "--keep", str(args.keep), *["--mutate"] * args.mutate]
+    command += ["--seed", str(args.seed), "--keep", str(args.keep)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.splitlines() or [""])[-1]
     if not last.startswith("{"):
@@ -75,10 +68,9 @@ def one(name: str, seconds: float, args: argparse.Namespace) -> dict:
     found = json.loads(last)
     lines, most = f"{found['reached']}/{found['lines']}", TARGETS[name].most_mb
     memory = f"{found['mb']:.0f}/{'-' if most is None else format(most, '.0f')}"
-    edges, features = (re.findall(r"cov: (\d+) ft: (\d+)", done.stderr) or [("-", "-")])[-1]
     print(
-        f"{name:9}{found['by']:>11}{found['executions']:12,}{found['good']:9,}{found['refused']:9,}{found['others']:8}"
-        f"{memory:>9}{lines:>12}{edges:>7}{features:>7}  {found['slowest']:.2f} s",
+        f"{name:9}{found['executions']:12,}{found['good']:9,}{found['refused']:9,}{found['others']:8}"
+        f"{memory:>9}{lines:>12}  {found['slowest']:.2f} s",
         flush=True,
     )
     for what in found["what"]:
@@ -124,11 +116,11 @@ class Executed:
             path.write_bytes(data)
             self.what.append(f"{where}: {error} ({path.name})"[:300])
 
-    def report(self, by: str, lines: tuple[int, int]) -> str:
+    def report(self, lines: tuple[int, int]) -> str:
         """All of it as a line of JSON."""
         ends = {key: self.counts[key] for key in ("executions", "good", "refused", "others")}
         numbers = {"mb": self.hungriest, "slowest": self.slowest, "reached": lines[0], "lines": lines[1]}
-        return json.dumps(ends | numbers | {"by": by, "what": self.what, "seconds": time.process_time() - self.start})
+        return json.dumps(ends | numbers | {"what": self.what, "seconds": time.process_time() - self.start})
 
 
 def run(target: Target, args: argparse.Namespace) -> int:
@@ -140,10 +132,9 @@ def run(target: Target, args: argparse.Namespace) -> int:
         for data in target.seeds():
             target.execute(data)  # so that what they import and take does not count as memory
     executed = Executed(target, args.keep, 60 * args.minutes)
-    guided = importlib.util.find_spec("atheris") is not None and not args.mutate
     with reached, Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-        (by_atheris if guided else by_mutation)(target, executed, args.seed, reached)
-    print(executed.report("atheris" if guided else "mutation", reached.lines()), flush=True)
+        by_mutation(target, executed, args.seed, reached)
+    print(executed.report(reached.lines()), flush=True)
     os._exit(0)
 
 
@@ -156,45 +147,6 @@ def by_mutation(target: Target, executed: Executed, seed: int, reached: "Reached
         executed(data)
         if reached.count > before:
             corpus.append(data)
-
-
-def by_atheris(target: Target, executed: Executed, seed: int, reached: "Reached") -> None:
-    """Let libFuzzer choose by branches, with our mutations in place of its own three times out of four."""
-    import atheris
-
-    for module in target.modules:
-        for function in vars(sys.modules[module]).values():
-            if (
-                callable(function)
-                and getattr(function, "__module__", None) == module
-                and not isinstance(function, type)
-            ):
-                with contextlib.suppress(Exception):
-                    atheris.instrument_func(function)
-
-    def mutate(data: bytes, most: int, number: int) -> bytes:
-        if number % 4 == 0:
-            return atheris.Mutate(data, most)
-        return target.mutate(data, number)[:most]
-
-    class Over(BaseException):
-        """The time is up: libFuzzer counts wall time, and not that of the processor."""
-
-    def execute(data: bytes) -> None:
-        executed(data)
-        if executed.over:
-            print(executed.report("atheris", reached.lines()), flush=True)
-            os._exit(0)
-
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"moeviz-fuzz-{os.getpid()}"
-    folder.mkdir()
-    for number, data in enumerate(target.seeds()):
-        (folder / str(number)).write_bytes(data)
-    options = [f"-seed={seed}", f"-max_len={target.longest}", "-rss_limit_mb=4096"]
-    options += ["-timeout=3600"]  # of wall time, also while the process is held up; ours are SECONDS of the processor
-    options += [f"-artifact_prefix={folder}/", str(folder)]
-    atheris.Setup([sys.argv[0], *options], execute, custom_mutator=mutate)
-    atheris.Fuzz()
 
 
 class Reached:

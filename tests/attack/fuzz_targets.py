@@ -54,7 +54,6 @@ class Target:
     mutations: tuple[Mutation, ...]
     execute: Callable[[bytes], bool]
     prepare: Callable[[], None] = lambda: None
-    longest: int = 2**16
     most_mb: float | None = None  # that one input may take at once
 
     def mutate(self, data: bytes, seed: int) -> bytes:

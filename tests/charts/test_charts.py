@@ -264,14 +264,6 @@ def test_too_many_labels_are_refused_and_not_cut():
         specialization.label_load_heatmap(load_by_label(trace))
 
 
-@pytest.mark.parametrize("chart", specialization.CHARTS, ids=lambda chart: chart.key)
-def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
-    with pytest.raises(
-        MissingField, match=r"this trace has none\. Record a labelled trace with “moeviz corpus”, or .*\.$"
-    ):
-        chart.measure(fitted(trace, chart))
-
-
 def test_up_to_nine_experts_have_a_colour_each():
     assert len(set(theme.expert_colours(9))) == 9
     assert theme.OTHER not in theme.expert_colours(9)

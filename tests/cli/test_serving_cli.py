@@ -62,14 +62,6 @@ def test_rows_have_the_columns_of_the_reference(words, name, file, capsys):
             assert len(both) and np.allclose(both[column], both[f"{column}_wanted"], atol=1e-9)
 
 
-def test_layers_are_the_model_s_own(tmp_path, capsys):
-    trace = reference_trace()
-    moved = replace(trace, model=replace(trace.model, layers=(1, 2, 3, 4, 5, 6), num_layers=7))
-    write_trace(moved, tmp_path / "moved.npz")
-    found = rows(capsys, "cost", "cache", str(tmp_path / "moved.npz"), "--capacities", "2")
-    assert found["layer"].tolist() == [1, 2, 3, 4, 5, 6]
-
-
 @pytest.mark.parametrize("words", [["embedded"], ["mistralai/Mixtral-8x7B-v0.1"]])
 def test_memory_takes_a_model(words, capsys):
     found = rows(capsys, "params", "--memory", *words, "--context", "4096,32768", "--batch", "1,32", "--bits", "16,8")
@@ -87,10 +79,6 @@ def test_memory_takes_a_gguf_file_and_says_what_it_takes_as_it_is_stored(tmp_pat
     assert "In llama.cpp, as it is stored (float16), it needs " in capsys.readouterr().out
     assert main(["params", path]) == 0
     assert "keys and values of 8,192 tokens, in 16 bits: not known" not in capsys.readouterr().out
-
-
-def test_memory_takes_a_trace_of_a_model(file, capsys):
-    assert rows(capsys, "params", "--memory", file)["model"].tolist() == ["embedded"]
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +104,6 @@ def test_a_dataset_is_served_and_planned_by_its_counts(words, dataset, tmp_path,
         plans.append((tmp_path / "plan.json").read_bytes())
         assert "Counts of" in capsys.readouterr().out
     assert plans[0] == plans[1]
-
-
-def test_memory_takes_a_dataset_of_a_model(dataset, capsys):
-    assert rows(capsys, "params", "--memory", str(dataset))["model"].tolist() == ["embedded"]
 
 
 def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dataset, tmp_path, capsys):
@@ -213,24 +197,6 @@ def test_counts_alone_have_rows_for_what_needs_no_order(counts_file, capsys):
     assert main(["cost", "cache", counts_file]) == 0
     said = capsys.readouterr().out
     assert "Counts of 8,502 tokens" in said and "Not known without the order of tokens: lru, lru_warm" in said
-
-
-@pytest.mark.parametrize(
-    "words", [["prefetch"], ["cache", "--chunk", "16"], ["cache", "--shared"], ["cache", "--phase", "prompt"]]
-)
-def test_what_counts_cannot_tell_is_a_sentence(words, counts_file, capsys):
-    assert main(["cost", words[0], counts_file, *words[1:]]) == 3
-    assert "needs the experts of each token, in order" in capsys.readouterr().err
-
-
-def test_counts_make_the_plan_that_their_trace_makes(counts_file, file, tmp_path, capsys):
-    plans = []
-    for number, source in enumerate((counts_file, file)):
-        plans.append(tmp_path / f"{number}.json")
-        sizes = ["--devices", "4", "--copies", "4", "--num-layers", "6"]
-        assert main(["plan", source, "--engine", "sglang", *sizes, "-o", str(plans[-1])]) == 0
-    assert plans[0].read_bytes() == plans[1].read_bytes()
-    assert "8,502" in capsys.readouterr().out
 
 
 # Which tokens

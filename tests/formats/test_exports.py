@@ -75,28 +75,9 @@ def test_labels_counts_and_tokens_without_experts_come_back(export):
 
 
 @EVERY
-def test_a_trace_of_ids_alone_comes_back_without_weights(export, ids_only_trace):
-    assert again(export, ids_only_trace).equals(ids_only_trace)
-
-
-@EVERY
 def test_a_hole_between_slots_comes_back_where_weights_are_unknown(export, ids_only_trace):
     ids_only_trace.experts[2, 3, 0] = NO_EXPERT
     assert again(export, ids_only_trace).equals(ids_only_trace)
-
-
-@EVERY
-@pytest.mark.parametrize("weights", [True, False])
-def test_a_trace_in_which_every_token_was_dropped_comes_back(export, trace, weights):
-    empty = np.full_like(trace.experts, NO_EXPERT)
-    dropped = replace(trace, experts=empty, weights=np.zeros_like(trace.weights) if weights else None)
-    assert again(export, dropped).equals(kept_by(export, dropped))
-
-
-@EVERY
-def test_a_trace_of_no_tokens_comes_back(export, trace):
-    nothing = trace.select(tokens=slice(0, 0))
-    assert again(export, nothing).equals(kept_by(export, nothing))
 
 
 @EVERY

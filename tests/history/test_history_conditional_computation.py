@@ -21,8 +21,6 @@ from moeviz.history.conditional_computation_2015.model import (
 from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.datasets import digits
 from moeviz.history.shared.results import shipped
-from moeviz.metrics.co_activation import co_activation
-from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
 
@@ -52,14 +50,6 @@ def result_of(on, probability, answer=(3, 3), digit=(3, 8)) -> Conditional:
     )
 
 
-def test_uniform_dropout_looks_at_no_digit_and_all_on_is_one_network(uniform):
-    assert uniform.logits is None and (uniform.probability == 0.25).all()
-    assert uniform.on_share == pytest.approx(0.25, abs=0.01) and uniform.threshold_on_share == 0
-    dense = train("uniform", target=1.0, blocks=2, epochs=1)
-    assert dense.on.shape == (1000, 2) and dense.on.all() and dense.on_share == 1
-    assert dense.error == pytest.approx(dense.threshold_error) and dense.error < 0.3
-
-
 def test_the_trace_has_the_blocks_that_were_drawn_and_may_have_none():
     """Of three blocks the 3 has the last two on and the 8 none; over 1/2 are the first of the 3 and none of the 8."""
     result = result_of([[False, True, True], [False] * 3], [[0.75, 0.5, 0.25], [0.1, 0.1, 0.1]])
@@ -76,17 +66,6 @@ def test_the_trace_of_uniform_dropout_has_no_logits_and_says_so(uniform):
     assert trace.logits is None and trace.model.score_function == "unknown"
     with pytest.raises(MissingField, match="logits"):
         trace.probabilities("This test")
-
-
-def test_a_trained_policy_gives_traces_that_metrics_read():
-    result = shipped(Conditional)
-    trace = trace_of(result)
-    filled = (trace.experts[0] != NO_EXPERT).sum(axis=1)
-    assert np.array_equal(filled, result.on.sum(axis=1)) and filled.min() == 0 and filled.max() == trace.model.top_k
-    assert expert_load(trace)["tokens"].tolist() == result.on.sum(axis=0).tolist()
-    assert co_activation(trace)["tokens"].sum() == (filled * (filled - 1)).sum()
-    wrong = trace.tokens["text"].str.contains("taken for")
-    assert wrong.mean() == pytest.approx(result.error, abs=0.03) and wrong.any()
 
 
 def test_what_each_digit_switches_on_is_worked_by_hand():

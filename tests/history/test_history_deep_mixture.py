@@ -19,10 +19,8 @@ from moeviz.history.deep_mixture_2013.exhibit import (
     with_and_without,
 )
 from moeviz.history.deep_mixture_2013.model import (
-    BATCH,
     EPOCHS,
     FREE,
-    MARGIN,
     PLACES,
     DeepMixture,
     balanced,
@@ -109,13 +107,6 @@ def test_a_lead_is_the_running_total_less_the_mean_of_its_layer():
         | {(2, 1, 0): -25, (2, 1, 1): 25, (2, 2, 0): 75, (2, 2, 1): -75}
     )
     assert frame["bound"].groupby("epoch").all().tolist() == [True, False]
-
-
-def test_the_constraint_holds_the_totals_together_until_it_is_lifted(mixture, unbound):
-    frame = share_by_epoch(mixture)
-    assert (mixture.bound, frame["epoch"].max()) == (1, 2)
-    assert 0 < frame.loc[frame["bound"], "lead"].max() <= MARGIN + BATCH
-    assert unbound.bound == 0 and not share_by_epoch(unbound)["bound"].any()
 
 
 def test_what_cannot_be_traced_is_refused_with_a_sentence(ships):

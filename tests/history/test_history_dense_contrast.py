@@ -111,10 +111,9 @@ def test_the_curves_are_those_of_the_sweep_and_of_this_run_without_step_0(runs):
 
 
 def test_a_sweep_trains_every_kind_from_every_seed():
-    seen = []
-    frame = perplexities((5,), lambda done, says: seen.append(done), steps=1)
+    frame = perplexities((5,), steps=1)
     assert frame.groupby("kind", sort=False)["seed"].unique().map(list).to_dict() == {kind: [5] for kind in KINDS}
-    assert frame["step"].tolist() == [0, 1] * 3 and seen == pytest.approx([0, 1 / 3, 2 / 3])
+    assert frame["step"].tolist() == [0, 1] * 3
 
 
 def test_what_ships_is_what_its_settings_say():

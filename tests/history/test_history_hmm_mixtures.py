@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from history_checks.hmm_experts_1996 import oracle_difference
 
 from benchmarks.history_tables import accuracies, pair
 from moeviz.errors import InvalidTrace, MoevizError
@@ -19,8 +18,6 @@ from moeviz.history.hmm_experts_1996.exhibit import (
     slowest,
 )
 from moeviz.history.hmm_experts_1996.hidden_markov import (
-    HiddenMarkovModels,
-    k_means,
     log_gate,
     responsibilities,
     side_by_side,
@@ -31,8 +28,6 @@ from moeviz.history.hmm_experts_1996.trace import trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import shipped
 from moeviz.routing_trace import NO_EXPERT
-
-FIELDS = [each.name for each in fields(HiddenMarkovModels)]
 
 
 @pytest.fixture(scope="module")
@@ -59,24 +54,10 @@ def test_soft_em_never_lowers_its_objective(start):
     assert experts.variances.min() >= 1e-2
 
 
-def test_ours_are_the_log_likelihoods_of_hmmlearn(mixture):
-    pytest.importorskip("hmmlearn")
-    assert oracle_difference(mixture) <= 1e-8
-
-
 def test_without_hmmlearn_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "hmmlearn.hmm", None)
     with pytest.raises(MoevizError, match=r'hmmlearn.* `pip install "moeviz\[history\]"`'):
         train(supervised=True)
-
-
-def test_k_means_finds_three_heaps_and_stands_points_that_are_all_the_same():
-    rng = np.random.default_rng(0)
-    points = np.repeat([[0.0, 0], [9, 0], [0, 9]], 20, axis=0) + rng.normal(size=(60, 2))
-    centres, nearest = k_means(points, 3, rng)
-    assert [len(set(heap)) for heap in nearest.reshape(3, 20)] == [1, 1, 1] and len(set(nearest)) == 3
-    assert centres[nearest[0]] == pytest.approx(points[:20].mean(axis=0))
-    assert k_means(np.ones((4, 2)), 3, rng)[0].tolist() == [[1, 1]] * 3
 
 
 def test_the_shipped_mixture_is_what_its_settings_make(mixture):
@@ -85,14 +66,6 @@ def test_the_shipped_mixture_is_what_its_settings_make(mixture):
         ours, theirs = getattr(mixture, each.name), getattr(again, each.name)
         same = np.allclose(ours, theirs, rtol=1e-6) if isinstance(ours, np.ndarray | float) else ours == theirs
         assert same, each.name
-
-
-def test_the_same_seed_gives_the_same_experts_of_hmmlearn():
-    pytest.importorskip("hmmlearn")
-    first, second = train(states=1, supervised=True), train(states=1, supervised=True)
-    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
-    assert first.speaker_of == tuple(range(9)) and first.test_share > 0.9
-    assert set(first.settings) == {"experts", "states", "supervised", "seed"}
 
 
 def test_smyth_s_two_models_give_the_same_numbers_in_another_order():
@@ -153,13 +126,6 @@ def test_the_trace_has_a_layer_a_frame_and_no_expert_after_the_end(mixture, test
     assert (trace.logits.max(axis=-1) == 0).all() and "no expert after" in trace.model.caution
     ends = np.take_along_axis(trace.logits, (lengths - 1)[None, :, None], axis=0)
     assert (trace.logits[-1] == ends).all()
-
-
-def test_the_trace_of_ends_has_one_expert_an_utterance_and_it_is_right_as_often_as_the_result_says(mixture, test_part):
-    trace = trace_of(mixture, slots=1, ends=True)
-    assert trace.experts.shape == (1, 370, 1) and (trace.experts != NO_EXPERT).all() and trace.model.caution == ""
-    right = np.array(mixture.speaker_of)[trace.experts[0, :, 0]] == test_part.speaker
-    assert right.mean() == pytest.approx(mixture.test_share)
 
 
 def test_a_trace_of_too_many_slots_is_refused(mixture):

@@ -49,11 +49,6 @@ def test_training_guesses_better_and_says_so_in_its_perplexity(flat):
     assert (flat.balance[:, 2:] >= 1).all() and (flat.balance >= 0).all()
 
 
-def test_with_one_expert_there_is_nothing_to_balance():
-    alone = train(experts=1, top_k=1, steps=2)
-    assert alone.balance.tolist() == [[0, 0, 1, 1]] * 2 and (alone.weights == 1).all()
-
-
 def test_the_trace_of_a_hierarchy_has_a_level_for_groups_and_one_for_experts(hierarchy):
     trace = trace_of(hierarchy)
     assert (trace.model.layer_kind, trace.model.layers, trace.model.num_experts) == ("level", (1, 2), (4, 16))
@@ -95,19 +90,17 @@ def test_a_run_with_losses_stands_beside_the_one_without_them_of_as_many_experts
 
 
 def test_the_table_trains_each_pair_of_weights_and_says_how_far_it_is(monkeypatch):
-    seen, heard = [], []
+    seen = []
 
-    def trained(*, watch, **settings):
+    def trained(**settings):
         seen.append(settings)
-        watch(0.5, "halfway")
         return result
 
     result = train(steps=1)
     monkeypatch.setattr("moeviz.history.sparsely_gated_2017.model.train", trained)
-    table = balance_table(seeds=[4], steps=7, watch=lambda done, says: heard.append(done))
+    table = balance_table(seeds=[4], steps=7)
     assert [(run["importance"], run["load"]) for run in seen] == list(PRINTED_TABLE)
     assert {(run["steps"], run["seed"]) for run in seen} == {(7, 4)}
-    assert heard == pytest.approx([(run + 0.5) / 6 for run in range(6)])
     assert table[MEASURES[0]].tolist() == [result.at_end()[MEASURES[0]]] * 6
 
 

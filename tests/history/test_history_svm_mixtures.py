@@ -7,19 +7,13 @@ from benchmarks import history_tables
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.history.shared.results import shipped
 from moeviz.history.svm_experts_2002 import exhibit as expert_room
-from moeviz.history.svm_experts_2002 import model as svm_gater
 from moeviz.history.svm_experts_2002 import model as svm_mixtures
 from moeviz.history.svm_experts_2002.model import (
     SVMMixture,
-    assign,
-    capacity_of,
-    new_gater,
     odd_or_even,
-    squared_error,
     train,
 )
 from moeviz.history.svm_experts_2002.trace import trace_of
-from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -31,57 +25,12 @@ def mixture() -> SVMMixture:
     return train(**QUICK)
 
 
-class InThisOrder(np.random.Generator):
-    """A generator whose permutation is no permutation."""
-
-    def permutation(self, count):
-        return np.arange(count)
-
-
-def test_an_expert_that_is_full_sends_on_to_the_next_highest():
-    """Capacity 1. Example 0 gets expert 1 (weight 3). Example 1 likes 1 too, which is full: of 0 (−1) and 2 (−2) it
-    gets 0, since the rule sorts by the weight with its sign. Example 2 likes 0, full by now, as is 1: it gets 2."""
-    weights = np.array([[0.0, 3.0, 1.0], [-1.0, 2.0, -2.0], [5.0, 4.0, -9.0]])
-    assert assign(weights, 1, InThisOrder(np.random.PCG64())).tolist() == [1, 0, 2]
-    given = assign(weights, 3, np.random.default_rng(0))
-    assert given.tolist() == [1, 1, 0], "with room for all everyone gets its first choice"
-
-
-def test_no_expert_gets_more_than_its_capacity_and_nobody_is_left_out():
-    rng = np.random.default_rng(3)
-    weights = rng.normal(size=(103, 5)) + np.array([9.0, 0, 0, 0, 0])  # all like expert 0 best
-    capacity = capacity_of(103, 5, 1)
-    assert capacity == 22  # 103 / 5 = 20.6, rounded up, and 1
-    counts = np.bincount(assign(weights, capacity, rng), minlength=5)
-    assert counts.sum() == 103 and counts.max() == counts[0] == capacity
-
-
-def test_equal_weights_go_to_the_lower_id():
-    assert assign(np.zeros((3, 4)), 3, np.random.default_rng(0)).tolist() == [0, 0, 0]
-
-
-def test_the_gater_begins_about_even_and_gets_better():
-    rng = np.random.default_rng(0)
-    inputs = rng.normal(size=(200, 2))
-    desired, outputs = np.sign(inputs[:, 0]), np.sign(inputs[:, [0, 1]])  # expert 0 knows, expert 1 does not
-    gater = new_gater(2, 3, 2, rng)
-    assert gater.weights(inputs).mean() == pytest.approx(1 / 2, abs=0.2)
-    better = svm_gater.trained(gater, inputs, outputs, desired)
-    assert squared_error(better, inputs, outputs, desired)[0] < squared_error(gater, inputs, outputs, desired)[0] / 10
-    assert better.weights(inputs)[:, 0].mean() > 1 > abs(better.weights(inputs)[:, 1].mean())
-
-
 def test_the_digits_are_odd_or_even_and_the_test_ones_are_others():
     task, test = odd_or_even()
     assert (task.inputs.shape, test.inputs.shape) == ((4000, 30), (1000, 30))
     assert ((task.odd > 0) == (task.digit % 2 == 1)).all()
     assert task.inputs.mean(axis=0) == pytest.approx(0, abs=1e-9), "the components are those of the training digits"
     assert np.abs(test.inputs.mean(axis=0)).max() > 1e-3
-
-
-def test_with_room_for_all_nobody_overflows():
-    free = train(experts=4, room=4000, iterations=1)
-    assert free.overflow.tolist() == [0]
 
 
 def test_experts_that_know_nothing_leave_more_wrong():
@@ -110,13 +59,6 @@ def test_each_view_of_the_trace_has_one_slot_and_there_are_no_probabilities(mixt
         first.probabilities("Expert importance")
     with pytest.raises(InvalidTrace, match="first choice"):
         trace_of(mixture, "elsewhere")
-
-
-def test_pairs_of_experts_in_a_trace_are_examples_sent_on(mixture):
-    last = trace_of(mixture).select(layers=[2])
-    pairs = co_activation(last)
-    once = pairs[pairs["expert"] < pairs["partner"]]["tokens"].sum()
-    assert once == (mixture.first_choice[-1, :1000] != mixture.assigned[-1, :1000]).sum()
 
 
 def made_up() -> SVMMixture:

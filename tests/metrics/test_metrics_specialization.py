@@ -12,9 +12,6 @@ from moeviz.metrics.specialization import label_divergence, label_information, l
 from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
-MEASURES = (load_by_label, label_information, label_divergence)
-every_measure = pytest.mark.parametrize("measure", MEASURES)
-
 
 def labelled(texts: list[tuple[str, list[list[int]]]], num_experts: int) -> RoutingTrace:
     """A trace of one layer, 4, with a sequence for each (label, the experts of each token)."""
@@ -197,14 +194,6 @@ def test_renaming_the_labels_changes_nothing_else():
     trace = labels_of_sample(sample_trace(tokens=48))
     other = replace(trace, tokens=trace.tokens.assign(label="z" + trace.tokens["label"]))
     pd.testing.assert_frame_equal(label_information(trace), label_information(other))
-
-
-@every_measure
-def test_a_trace_without_labels_says_how_to_get_one_with(measure, trace):
-    with pytest.raises(
-        MissingField, match=r"needs tokens with a label, .* Record a labelled trace with “moeviz corpus”"
-    ):
-        measure(trace)
 
 
 def test_one_label_alone_has_nothing_to_be_compared_with():

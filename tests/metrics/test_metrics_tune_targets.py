@@ -38,6 +38,7 @@ def test_scores_are_those_of_the_paper_worked_by_hand():
     # Weights: text 1 gives expert 0 .75, and 1 and 2 .125 each; text 2 gives 1 .75 and 0 .25; the last two 0 .75.
     assert gate["score"].tolist() == pytest.approx([(0.75 + 0.25 + 1.5) / 4, (0.125 + 0.75 + 0.5) / 4, 0.125 / 4, 0])
     assert tune_targets((task, base), share=0.2)["in_esft"].tolist() == [True, False, False, False]
+    assert tune_targets((task, base), share=0.5)["in_esft"].tolist() == [True, False, False, False], "a half is enough"
     assert tune_targets((task, base), share=0.51)["in_esft"].tolist() == [True, True, False, False]
     assert tune_targets((task, base), share=1.0)["in_esft"].tolist() == [True, True, True, False], "one has no token"
 

@@ -101,11 +101,6 @@ def test_where_no_chart_of_a_topic_can_be_drawn_the_sentence_is_raised(trace):
         trace.plot.parameters()
 
 
-def test_one_layer_cannot_be_compared(trace):
-    with pytest.raises(MissingField, match="MoE"):
-        trace.select(layers=[2]).plot.layers()
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -338,8 +338,7 @@ def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, mo
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desk", "phone"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("size", "scheme"), [((1280, 900), "light"), ((390, 844), "dark")], ids=["desk", "phone"])
 def test_it_opens_from_a_disk_with_every_picture_and_without_an_error_or_a_request(
     hostile, tmp_path, visit, size, scheme
 ):

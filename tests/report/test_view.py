@@ -325,21 +325,6 @@ def test_what_strangers_wrote_stays_text(opened):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("shape", [{"tokens": 1, "layers": 1}, {"tokens": 40, "layers": 4, "experts": 64, "top_k": 8}])
-def test_small_and_wide_traces_are_drawn(opened, shape):
-    trace = sample_trace(**shape)
-    page = drawn(opened(View(trace).html))
-    shows(page, trace, 0, shape["layers"] // 2)
-
-
-@pytest.mark.browser
-def test_a_trace_without_any_expert_is_drawn(opened):
-    trace = sample_trace(tokens=4)
-    nobody = replace(trace, experts=np.full_like(trace.experts, -1), weights=np.zeros_like(trace.weights))
-    shows(drawn(opened(View(nobody).html)), nobody, 0, 2)
-
-
-@pytest.mark.browser
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(opened, size, scheme):
     trace = sample_trace(tokens=256, layers=32, top_k=8)

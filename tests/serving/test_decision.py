@@ -132,6 +132,8 @@ def test_a_layer_that_needs_more_room_gets_it_and_then_a_split_is_worth_it():
     gain = frame["split"] - frame["equal"]
     assert claim.name == "split_memory" and (claim["least"], claim["most"]) == (gain.min(), gain.max())
     assert split_sentence(split_memory(trace.select(tokens=slice(0, 100)), 4)).name == "few_tokens"
+    uneven = replace(trace, model=replace(trace.model, num_experts=(6, 8)))
+    assert split_memory(uneven, capacity=4)["chance"].tolist() == pytest.approx([8 / 14] * 2)
 
 
 def test_the_best_split_is_what_a_search_finds():

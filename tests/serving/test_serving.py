@@ -11,7 +11,6 @@ import pytest
 from any_trace import any_trace
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from random_cache import expected_hits
 from serving_data import figures, reference_trace
 
 from moeviz import ExpertCounts, ModelInfo, ParameterCounts, RoutingTrace, published_counts
@@ -61,18 +60,6 @@ def test_a_cache_for_chunks_of_a_prompt_has_the_reference_s_hit_rates(chunk):
     if chunk > 16:
         wanted = wanted.drop(columns=["random", "random_warm"])
     agree(expert_cache(reference_trace(), chunk=chunk), wanted, ["layer", "capacity"])
-
-
-@pytest.mark.parametrize("chunk", [16, 256])
-def test_a_random_cache_hits_what_is_expected_over_all_sets_that_it_can_hold(chunk):
-    found = expert_cache(reference_trace(), policies=["random"], chunk=chunk).set_index(["layer", "capacity"])
-    for layer in layer_sets(reference_trace()):
-        asked = requests(layer, chunk)
-        half, late = asked.steps // 2, (asked.step >= asked.steps // 2).sum()
-        for capacity in range(1, 9):
-            hits, got = expected_hits(asked, capacity), found.loc[(layer.layer, capacity)]
-            assert got["random"] == pytest.approx(hits.sum() / len(asked.step), abs=DRAWN)
-            assert got["random_warm"] == pytest.approx(hits[half:].sum() / late, abs=DRAWN)
 
 
 def test_one_cache_for_all_layers_has_the_reference_s_hit_rates():

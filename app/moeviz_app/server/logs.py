@@ -1,4 +1,4 @@
-"""The log as JSON, one object per line, for log collectors; and times for measurements.
+"""The log as JSON, one object per line, for log collectors.
 
 An error is logged with its kind and the places in the code, without its words, which may quote a prompt; a library's
 message, without the values filled in. Whatever a visitor sends is ASCII here, and the lines per minute from one
@@ -7,15 +7,12 @@ place are limited: the next one has the number of those left out.
 
 import json
 import logging
-import sys
 import time
 import traceback
 from typing import Any
 
 from streamlit import config
 from streamlit import logger as streamlit_logger
-
-from moeviz_app import settings
 
 OURS, LONGEST = ("moeviz", "moeviz_app"), 200  # loggers that hold no word of a visitor; characters of others' sentences
 MOST_A_MINUTE = 20  # lines of one place
@@ -103,10 +100,3 @@ def _as_lines(handler: logging.Handler) -> None:
 
 
 SELDOM = Seldom()
-
-
-def log_moment(what: str) -> None:
-    """With MOEVIZ_TIMING=1, tell stderr when something happened (seconds since 1970): benchmarks/app.py reads it."""
-    if settings.SETTINGS.timing:
-        sys.stderr.write(f"moeviz timing: {time.time():.6f} {what}\n")
-        sys.stderr.flush()

@@ -18,7 +18,6 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, cached_for_example, names_of
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.server.logs import log_moment
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
@@ -204,7 +203,6 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         link=lambda _, *where: for_the_address(expert_query(*where)),
         on_choice=partial(_choose, trace, part, rows),
     )
-    log_moment("first chart sent")
     navigation.write(navigation.FIRST_PATH, _to_link(run))
     for why in trouble:
         refuse(why)

@@ -12,7 +12,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
-from moeviz_app.server.logs import log_moment
 from moeviz_app.session import datasets, opened, recent, session, training_runs
 from moeviz_app.session.subject import DATASET as OF_DATASET
 from moeviz_app.session.subject import MIXED, TRACE, choose, view
@@ -33,7 +32,6 @@ STYLE = f"<style>\n{Path(__file__).with_name('layout.css').read_text('utf-8')}</
 
 def draw() -> None:
     """Lay out the page that the browser asks for, and keep the address true."""
-    log_moment("script begins")
     page = st.navigation(menu(), position="hidden")
     st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
     st.html(STYLE)
@@ -71,7 +69,6 @@ def draw() -> None:
         navigation.stay(page.url_path)
     elif page.title not in (FIRST, "Experts"):  # which write it at every choice
         navigation.write(page.url_path)
-    log_moment("script ends")
 
 
 def _subject() -> tuple[str | None, int]:

@@ -15,7 +15,6 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
 from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.server.logs import log_moment
 from moeviz_app.server.metrics import count
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
@@ -72,9 +71,7 @@ def _read(run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", _te
 
     if (known := _known(run)) is not None:
         return known
-    log_moment("model begins")
     trace = capture(loaded, request)
-    log_moment("model ends")
     _keep(run, trace)
     return trace
 
@@ -84,11 +81,9 @@ def _write(run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", _t
 
     if (known := _known(run)) is not None:
         return known
-    log_moment("model begins")
     with closing(capture_growing(loaded, request, seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
         for trace in grown:
             yield trace  # others have their turn here
-    log_moment("model ends")
     _keep(run, trace)
     return trace
 
