@@ -55,16 +55,16 @@ class Export:
         return not self.needs or find_spec(self.needs) is not None
 
 
-def _report(trace: RoutingTrace, **how: Callable[[], object]) -> bytes:
+def _report(trace: RoutingTrace, pause: Callable[[], object] = lambda: None) -> bytes:
     from moeviz.report.page import html_report  # loads Altair, which no other format needs
 
-    return html_report(trace, **how)
+    return html_report(trace, pause=pause)
 
 
-def _charts(trace: RoutingTrace, **how: Callable[[], object]) -> bytes:
+def _charts(trace: RoutingTrace, pause: Callable[[], object] = lambda: None) -> bytes:
     from moeviz.report.all_charts import charts_zip
 
-    return charts_zip(trace, **how)
+    return charts_zip(trace, pause=pause)
 
 
 EXPORTS = (

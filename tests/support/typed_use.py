@@ -4,7 +4,7 @@
 `type: ignore` with the code of its error: strict mode complains where there is no such error.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import assert_type
 
 import altair as alt
@@ -100,7 +100,7 @@ def many_texts(model: moeviz.LoadedModel) -> None:
 def files(trace: moeviz.RoutingTrace) -> None:
     moeviz.write_trace(trace, "trace.npz")
     assert_type(moeviz.read_trace("trace.npz"), moeviz.RoutingTrace)
-    assert_type(EXPORTS[0].write, Callable[[moeviz.RoutingTrace], bytes])
+    assert_type(EXPORTS[0].write(trace), bytes)
 
 
 def numbers_and_pictures(trace: moeviz.RoutingTrace) -> None:

@@ -252,6 +252,7 @@ def sizes_before_run(name: str, pictures: Sequence[PromptImage]) -> str:
     config = model_config(name)
     processor = open_processor(name, model_source(name), class_of(config))
     check_takes_images(class_of(config), processor)
+    assert processor is not None  # what was just checked
     return _sizes_in_words(pictures, _prepared(config, processor, "", pictures)[1])
 
 
