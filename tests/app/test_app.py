@@ -344,6 +344,14 @@ def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
     assert topic is not None or HOSTILE[0] in sentences(app), "the model's name"
 
 
+def test_a_hostile_name_in_an_error_stays_plain_text():
+    app = traces_page()
+    data = b"token,layer,slot,expert\n![x](http://example.com/x.png),0,0,0\n"
+    app.file_uploader(key=session.UPLOAD).upload("x.csv", data, "text/csv").run()
+    assert app.text
+    assert "example.com" not in "\n".join(unsafe_elements(app))
+
+
 def test_a_table_for_spreadsheets_holds_no_formula():
     frame = pd.DataFrame({"text": pd.Series(["=1+1", "two"], dtype="category"), "weight": [0.5, -1.0]})
     assert table_as_csv(frame).decode().split() == ["text,weight", "'=1+1,0.5", "two,-1.0"]
