@@ -51,7 +51,7 @@ PARTS = {
     "step": "buffers of a step",
 }
 PART_COLOURS = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.EXPERT_COLOURS[2], theme.EXPERT_COLOURS[5])
-WORDS_BELOW, MEMORY_HEIGHT, BAND = 4, 340, 60  # pixels
+WORDS_BELOW, MEMORY_HEIGHT, BAND = 4, 340, 30  # pixels
 FEW = 3  # cards: more are one colour
 
 
