@@ -252,7 +252,7 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=theme.tooltip(precision=("weights in", ""), part="", size=""),
     )
     limit = alt.Chart(named[["precision"]].assign(usable=frame["usable"] * GIGABYTE / size))
-    line = limit.mark_tick(color=theme.ACCENT, thickness=2, size=BAND).encode(x=alt.X("usable:Q", scale=scale), y=y)
+    line = limit.mark_tick(color=theme.ACCENT, thickness=4, size=BAND).encode(x=alt.X("usable:Q", scale=scale), y=y)
     words = [
         f"{bytes_said(row.together * GIGABYTE)}: "
         + ("fits" if row.together <= row.usable else f"{max(row.fit, 0)} of {row.num_experts} experts per layer fit")

@@ -25,7 +25,9 @@ def _signed_share(share: float) -> str:
 
 
 def _points(least: float, most: float) -> str:
-    return f"{100 * least:+.1f} to {100 * most:+.1f}".replace("-", "−")
+    if max(-least, most) < 0.0005:
+        return "less than 0.1 points"
+    return f"{100 * least:+.1f} to {100 * most:+.1f} points".replace("-", "−")
 
 
 # ---- memory for experts ---------------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ def split_memory(
 ) -> str:
     return (
         f"{verdict}: memory for {capacity} of {experts} experts per layer, split over layers where it gains most, "
-        f"changes hits by {_points(least, most)} points on tokens that the split was not made from. Split equally they "
+        f"changes hits by {_points(least, most)} on tokens that the split was not made from. Split equally they "
         f"are {percent(equal)} (chance: {percent(chance)}). A gain of one point is required in every judgement."
     )
 
