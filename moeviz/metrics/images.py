@@ -5,6 +5,7 @@ import pandas as pd
 
 from moeviz.errors import MissingField
 from moeviz.image_tokens import BOX, IMAGE, TEXT
+from moeviz.metrics.specialization import information_of_counts
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -48,10 +49,7 @@ def shares_of_kinds(trace: RoutingTrace) -> pd.DataFrame:
     count for neither. Columns: layer int32 · expert int16 · image, text float64. Raises `MissingField` if the trace has
     no image tokens, or no text.
     """
-    kind = trace.tokens["kind"] if "kind" in trace.tokens else pd.Series(dtype="str")
-    of = {name: np.flatnonzero(kind == name) for name in (IMAGE, TEXT)}
-    if not all(map(len, of.values())):
-        raise MissingField("Comparing images with text needs a trace with tokens of both.")
+    of = _rows_of_kinds(trace)
     parts = []
     for layer, ids, count in zip(trace.model.layers, trace.experts, trace.model.num_experts, strict=True):
         shares = {
@@ -59,3 +57,25 @@ def shares_of_kinds(trace: RoutingTrace) -> pd.DataFrame:
         }
         parts.append(pd.DataFrame({"layer": np.int32(layer), "expert": np.arange(count, dtype=np.int16), **shares}))
     return pd.concat(parts, ignore_index=True)
+
+
+def kind_information(trace: RoutingTrace) -> pd.DataFrame:
+    """Return how well the experts of each layer tell image tokens from text, in bits: both alike often, 1 at most.
+
+    Every token counts for each of its experts. An untrained router parts the two as well (`moeviz.analyses.untrained`).
+    Columns: layer int32 · information float64. Raises `MissingField` if the trace has no image tokens, or no text.
+    """
+    rows = _rows_of_kinds(trace).values()
+    bits = [
+        information_of_counts(np.stack([np.bincount(ids[at][ids[at] >= 0], minlength=count) for at in rows]))
+        for ids, count in zip(trace.experts, trace.model.num_experts, strict=True)
+    ]
+    return pd.DataFrame({"layer": np.array(trace.model.layers, np.int32), "information": bits})
+
+
+def _rows_of_kinds(trace: RoutingTrace) -> dict[str, np.ndarray]:
+    kind = trace.tokens["kind"] if "kind" in trace.tokens else pd.Series(dtype="str")
+    of = {name: np.flatnonzero(kind == name) for name in (IMAGE, TEXT)}
+    if not all(map(len, of.values())):
+        raise MissingField("Comparing images with text needs a trace with tokens of both.")
+    return of

@@ -16,11 +16,15 @@ from survey.tiny_models import tokenizer
 from transformers import AutoModelForMultimodalLM
 
 import moeviz
+from moeviz.analyses import untrained
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.images import PromptImage, pictures_of, read_images, sizes_before_run
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
-from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace
+from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.image_tokens import BOX, IMAGE_COLUMNS, image_runs
+from moeviz.metrics.images import kind_information
 
 MERGED, BROKEN = "qwen3_vl_moe", "mistral_large4"  # a plain grid; marks after each row
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -344,3 +348,22 @@ def test_a_class_that_transformers_cannot_run_is_named_in_a_sentence():
         with pytest.raises(CaptureError) as refused:
             moeviz.trace(model, "To be.", tokenizer=tokenizer(), **how)
         assert type(model).__name__ in str(refused.value)
+
+
+def test_untrained_routers_read_what_the_models_own_read(saved, monkeypatch):
+    """With the model's own weights in place of random ones, they choose as the model does."""
+    model, image = moeviz.load_model(str(saved)), _png(picture())
+    request = CaptureRequest(("What is here?",), images=pictures_of([image]))
+    found = untrained.next_to_untrained(model, request)
+    own = kind_information(moeviz.trace(model, "What is here?", images=[image]))
+    assert found[["layer", "information"]].equals(own) and found.equals(untrained.next_to_untrained(model, request))
+    assert ((found["least"] <= found["mean"]) & (found["mean"] <= found["most"]) & (found["most"] <= 1)).all()
+    assert not any(router.module._forward_pre_hooks for router in find_routers(model.model))
+    weights = iter([router.module.weight.detach().float().T for router in find_routers(model.model)])
+    monkeypatch.setattr(untrained.torch, "randn", lambda *_shape, **_how: next(weights))
+    assert untrained.next_to_untrained(model, request, draws=1)["mean"].tolist() == own["information"].tolist()
+
+
+def test_a_prompt_without_an_image_has_nothing_to_compare(saved):
+    with pytest.raises(MissingField):
+        untrained.next_to_untrained(moeviz.load_model(str(saved)), CaptureRequest(("What is here?",)))

@@ -149,7 +149,8 @@ def _answer(options: RunRequest) -> None:
     with explained():
         _linked(trace, _is_stale(options))
     if (run := run_on_screen()) is not None and not run.fits_an_address:
-        say("This text is too long for an address, so a link does not bring it back. To keep it, download the trace.")
+        why = "Images are in no address" if run.images else "This text is too long for an address"
+        say(f"{why}, so a link does not bring it back. To keep it, download the trace.")
     trace_facts(trace)
     fill_first_screen()
     for chart in OVERVIEW:
@@ -217,9 +218,10 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
 
 
 def _of_the_text(trace: RoutingTrace, token: int) -> int:
-    """Return this token, or the next one after it that is no special token such as `<s>`, if there is one."""
-    rest = trace.tokens["text"].iloc[token : token + MOST_SPECIAL]
-    return next((token + at for at, text in enumerate(rest) if not SPECIAL_TOKEN.fullmatch(text)), token)
+    """Return this token, or the next one after it that is text and not special as `<s>` is, if there is one."""
+    rest = trace.tokens.iloc[token:]
+    texts = (rest if "kind" not in rest else rest[rest["kind"] == "text"])["text"].iloc[:MOST_SPECIAL]
+    return next((int(row) for row, text in texts.items() if not SPECIAL_TOKEN.fullmatch(text)), token)
 
 
 def _to_link(run: RunRequest | None) -> RunRequest | None:

@@ -1,21 +1,29 @@
 """Images of a prompt on the first page: the files that go with it, and where their tokens went."""
 
 from base64 import b64encode
+from collections.abc import Callable
 from hashlib import sha256
 from io import BytesIO
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import streamlit as st
 
-from moeviz.charts.images import kind_bars, kinds_in_words, patch_panels
+from moeviz.charts.images import kind_bars, kinds_in_words, patch_panels, untrained_in_words
 from moeviz.metrics.images import image_views, patches, shares_of_kinds
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.fair_queue import wait_for
 from moeviz_app.jobs.model_catalog import torch_is_here
-from moeviz_app.session import session
+from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import altair_chart
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.run_panel import request_of
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
 
 KINDS = ["png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff"]
 KEPT = 8  # images of a visit
@@ -94,7 +102,32 @@ def show_images(trace: RoutingTrace) -> None:
         frame = shares_of_kinds(trace.select(layers=[layer]))
         st.text(kinds_in_words(frame))
         altair_chart(kind_bars(frame), key="image and text", alt=f"Shares of image and text tokens in layer {layer}")
-        st.caption(NO_NAMES)
+        _untrained(trace)
+
+
+def _untrained(trace: RoutingTrace) -> None:
+    """Say how well the same tokens are told apart by routers that learned nothing, or offer to find out."""
+    of, found = session.result(key := f"untrained {id(trace)}") or (None, None)
+    if of is trace:
+        st.text(untrained_in_words(found))
+        return
+    st.caption(NO_NAMES)
+    run = recent.run_of(trace)
+    if run is None or not set(run.images) <= set(visit().images):
+        return
+    if st.button("Compare with untrained routers", help="The model reads the prompt once more."):
+        model_catalog.bring_torch()
+        model_service.begin_run()
+        request = request_of(run)
+
+        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
+            from moeviz.analyses.untrained import next_to_untrained
+
+            return next_to_untrained(loaded, request)
+
+        found = wait_for(model_service.run_on_model(run.model, run.how, work), lambda _told: None)
+        session.keep_result(key, (trace, found))
+        st.rerun()
 
 
 def _panels(trace: RoutingTrace, number: int, views: list[str]) -> None:

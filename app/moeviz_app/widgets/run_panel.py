@@ -48,10 +48,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     place = st.empty()
     with place.container():
         picture = Picture(run.new_tokens, key)
-    from moeviz.capture.run.images import pictures_of
-
-    pixels = settings.MOST_PIXELS[settings.SETTINGS.serve]
-    request = run.request(pictures_of([visit().images[name] for name in run.images], most=pixels))
+    request = request_of(run)
     try:
         way = _ask if model_catalog.answers_at_once(run.model) else _write if run.new_tokens else _read
         trace = wait_for(model_service.run_on_model(run.model, run.how, partial(way, run, request)), picture.listen)
@@ -64,6 +61,14 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     for phase, tokens in trace.tokens["phase"].value_counts().items():
         count("tokens", int(tokens), phase=str(phase))
     return trace
+
+
+def request_of(run: RunRequest) -> "CaptureRequest":
+    """Return what the library is asked for, with the images that this visit has of the run."""
+    from moeviz.capture.run.images import pictures_of
+
+    pixels = settings.MOST_PIXELS[settings.SETTINGS.serve]
+    return run.request(pictures_of([visit().images[name] for name in run.images], most=pixels))
 
 
 def _read(run: RunRequest, request: "CaptureRequest", loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
