@@ -32,11 +32,6 @@ def test_samples_that_several_functions_explain_name_none():
     assert score_function([]) == "unknown"
 
 
-def test_weights_that_no_function_explains_name_none():
-    logits, weights, experts = sample("softmax")
-    assert score_function([(logits, weights[::-1].copy(), experts)]) == "unknown"
-
-
 def test_one_slot_has_no_ratios_and_is_softmax_if_it_has_its_probability():
     assert score_function([sample("softmax", top_k=1)]) == "softmax"
     assert score_function([sample("softmax", top_k=1, factor=0.5)]) == "unknown"

@@ -17,7 +17,6 @@ from waiting import SECONDS
 import moeviz
 from moeviz import CaptureError, InvalidPrompt, ModelNotFound, MoevizError, Sampling
 from moeviz.capture.engines.served import connection
-from moeviz.capture.engines.served.connection import poll
 from moeviz.capture.engines.served.name import server_name
 from moeviz.cli.main import main
 from moeviz.formats.importers.arrays import from_base64, from_npy
@@ -74,18 +73,14 @@ def check(trace, ids, prompt, position=0, layers=range(LAYERS)):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_prompt_and_generated_tokens_are_aligned_by_the_servers_own_ids(stub, engine):
+def test_a_prompt_alone_and_what_is_generated_after_it_are_aligned_by_the_servers_own_ids(stub, engine):
     model = opened(stub, engine)
     assert (model.info.backend, model.info.layers, model.info.top_k, model.max_tokens) == (engine, (0, 1, 2, 3), 2, 256)
     trace = moeviz.trace(model, "Hé!", max_new_tokens=3)
     check(trace, [*read("Hé!"), *read("bb")], prompt=4)
     assert trace.tokens["text"].tolist() == ["H", "⟨é 1/2⟩", "⟨é 2/2⟩", "!", "b", "b"]
     assert trace.model.decoding == "greedy" and model.count_tokens("Hé!") == 4
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_prompt_alone_is_the_prompt_alone(stub, engine):
-    check(moeviz.trace(name_of(stub, engine), "Hello"), read("Hello"), prompt=5)
+    check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -626,17 +621,6 @@ def test_whoever_stops_hangs_up(stub):
     assert stub.left.wait(SECONDS)
     stub.routes["/v1/completions"] = lambda body: stub.complete(body, read(body["prompt"]))
     check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)  # nothing is lost
-
-
-def test_waiting_yields_and_returns():
-    async def soon():
-        return 7
-
-    steps = poll(soon)
-    with pytest.raises(StopIteration) as end:
-        while True:
-            next(steps)
-    assert end.value.value == 7
 
 
 def test_a_stream_is_one_trace_since_the_server_answers_at_once(stub):

@@ -1,29 +1,30 @@
-"""Edges where a trace, or a what-if, was once wrong without a word: twelve points, each with the test that saw it."""
+"""Edges where a trace, or a what-if, was once wrong without a word: each with the test that saw it."""
 
 import copy
-import csv
-import io
 import json
 import sys
 import unicodedata
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from processes import python
 from refused_settings import MODELS_THAT_ARE_NONE, SETTINGS_THAT_ARE_NONE
 from safetensors.torch import load_file, save_file
-from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
+from survey.tiny_models import random_model, tokenizer
+from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
+from transformers import CompileConfig, GenerationConfig, MixtralConfig, WatermarkingConfig
+from transformers.models.llama4.configuration_llama4 import Llama4TextConfig
+from transformers.models.llama4.modeling_llama4 import Llama4Router
 
 import moeviz
 from moeviz import Decoding, Sampling
+from moeviz.capture.models.load import load_model, model_facts
+from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
+from moeviz.cli.main import main
 from moeviz.errors import MoevizError
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
@@ -70,15 +71,10 @@ def test_weights_for_which_the_model_has_no_place_are_in_the_caution_of_its_trac
     assert caution == "The checkpoint holds 1 weight for which this model has no place: model.layers.1.mlp.bias."
 
 
-# 2. Answers that are not of this forward: other threads, and hooks of the user's own.
-
-
 # 3. Interventions on routers that answer in a way of their own.
 
 
 def a_model(architecture):
-    from survey.tiny_models import random_model, tokenizer
-
     return random_model(architecture), tokenizer()
 
 
@@ -102,8 +98,6 @@ def outcome_of(work):
 
 def grouped_model():
     """16 experts in 4 groups, of which 2 are kept; top-4."""
-    from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-
     return tiny_model(CONFIGS["deepseek_v3"]), tiny_tokenizer()
 
 
@@ -134,9 +128,6 @@ def test_nothing_goes_to_muted_experts_however_few_each_group_has_left(left):
 
 
 def test_more_experts_than_a_token_can_have_are_refused_before_the_model_runs():
-    from tiny_models import SHAPE, tiny_model
-    from transformers import MixtralConfig
-
     grouped, tokenizer = grouped_model()
     wide = tiny_model(MixtralConfig(**SHAPE, num_hidden_layers=1, num_local_experts=32, num_experts_per_tok=2))
     for model, top_k, says in ((grouped, 9, "1 to 8 experts, not 9"), (wide, 20, "1 to 16 experts, not 20")):
@@ -152,12 +143,6 @@ def test_more_experts_than_a_token_can_have_are_refused_before_the_model_runs():
 
 def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are_rounded_to_nothing():
     """Logits of -30 and less: the sigmoid scores of the chosen, and of all others, are 0 in float16."""
-    import torch
-    from transformers.models.llama4.configuration_llama4 import Llama4TextConfig
-    from transformers.models.llama4.modeling_llama4 import Llama4Router
-
-    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
-
     router = Llama4Router(Llama4TextConfig(hidden_size=8, num_local_experts=8, num_experts_per_tok=2))
     logits = torch.tensor([[-60.0, -50.0, -45.0, -70.0, -25.0, -55.0, -8.0, -65.0], [-32.0, -31.0, *[-40.0] * 6]])
     router.weight = torch.nn.Parameter(torch.diag(torch.ones(8)))
@@ -180,12 +165,6 @@ def test_llama_4_in_half_precision_has_the_experts_of_its_block_where_scores_are
 
 
 def test_a_hook_that_changes_the_scores_of_llama_4_is_what_its_experts_receive():
-    import torch
-    from survey.tiny_models import random_model
-    from tiny_models import tiny_tokenizer
-
-    import moeviz
-
     model = random_model("llama4")
     router = model.model.layers[0].feed_forward.router
     router.register_forward_hook(lambda _router, _given, answer: (answer[0].flip(-1), answer[1]))
@@ -198,10 +177,6 @@ def test_a_hook_that_changes_the_scores_of_llama_4_is_what_its_experts_receive()
 
 
 def test_a_token_of_zaya_that_expert_0_has_with_a_weight_rounded_to_nothing_does_not_skip():
-    import torch
-
-    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
-
     router = torch.nn.Module()
     router.balancing_biases = torch.tensor([2.0, 0.0, 0.0, 0.5])  # the last class skips
     logits = torch.tensor([[-90.0, 0.0, -90.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).half()
@@ -219,10 +194,6 @@ def test_a_token_of_zaya_that_expert_0_has_with_a_weight_rounded_to_nothing_does
 
 def test_a_probability_of_gemma_4_that_is_rounded_to_0_is_not_a_missing_expert():
     """-inf in the logits of a trace says that a layer has no such expert."""
-    import torch
-
-    from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS
-
     probabilities = torch.tensor([[0.0, 300.0, 0.0]]).softmax(-1)
     answer = (probabilities, torch.tensor([[1.0]]), torch.tensor([[1]]))
     logits = ROUTER_ADAPTERS["Gemma4TextRouter"].read(torch.nn.Module(), (), answer)[0]
@@ -231,11 +202,6 @@ def test_a_probability_of_gemma_4_that_is_rounded_to_0_is_not_a_missing_expert()
 
 
 def test_a_stream_takes_the_autocast_of_its_caller_over():
-    import torch
-    from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-
-    import moeviz
-
     model, seen = tiny_model(CONFIGS["mixtral"]), []
     model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
     with torch.autocast("cpu", torch.bfloat16):
@@ -384,9 +350,6 @@ def test_a_muted_expert_of_zaya_is_not_shown_as_skipping():
 @pytest.mark.parametrize("family", ["mixtral", "dbrx"])
 def test_a_change_that_changes_nothing_has_no_effect_in_train_mode(family):
     if family == "mixtral":
-        from tiny_models import SHAPE, tiny_model, tiny_tokenizer
-        from transformers import MixtralConfig
-
         config = MixtralConfig(
             **SHAPE, num_hidden_layers=2, num_local_experts=8, num_experts_per_tok=2, router_jitter_noise=0.3
         )
@@ -403,19 +366,11 @@ def test_a_change_that_changes_nothing_has_no_effect_in_train_mode(family):
     assert all(part.training for part in model.modules())
 
 
-# 8. A table whose rows were sorted.
-
-
-# 9. A typed U+FFFD, and what is named a share.
-
-
 # 10. A sentence where a traceback came.
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "a\ud800b", "~nobody-of-that-name/x"])
 def test_a_name_that_no_model_can_have_is_one_short_sentence(name, monkeypatch):
-    from moeviz.capture.models.load import load_model, model_facts
-
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for opened in (load_model, model_facts):
         with pytest.raises(MoevizError) as refused:
@@ -425,8 +380,6 @@ def test_a_name_that_no_model_can_have_is_one_short_sentence(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "a\ud800b"])
 def test_a_name_that_no_file_can_have_is_one_short_sentence(name, capsys):
-    from moeviz.cli.main import main
-
     with pytest.raises(MoevizError) as refused:
         moeviz.read_trace(f"{name}.npz")
     assert len(str(refused.value)) < 500
@@ -437,8 +390,6 @@ def test_a_name_that_no_file_can_have_is_one_short_sentence(name, capsys):
 
 
 def test_a_file_name_that_is_not_utf_8_is_not_a_label(tmp_path, capsys):
-    from moeviz.cli.main import main
-
     file = tmp_path / "fran\udce7ais.txt"
     file.write_text("Il fait froid.")
     assert main(["corpus", str(file)]) == 3
@@ -576,34 +527,11 @@ KINDS_UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
 FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "﹦", "﹢", "﹣", "﹫")
 
 
-@cache
-def unseen_characters() -> list[str]:
-    """All of Unicode's that nobody sees: to look for them takes longer than most tests."""
-    return [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in KINDS_UNSEEN]
-
-
-def test_nothing_invisible_before_a_formula_lets_a_spreadsheet_run_it():
-    assert len(unseen_characters()) > 200
-    texts = [f"{unseen}{start}1" for unseen in unseen_characters() for start in FORMULAS]
+def test_nothing_invisible_before_a_formula_lets_a_spreadsheet_run_it_and_no_text_is_lost():
+    unseen = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c)) in KINDS_UNSEEN]
+    assert len(unseen) > 200
+    texts = [f"{one}{start}1" for one in unseen for start in FORMULAS]
     assert [text for text in texts if escape_formula(text) != f"'{text}"] == []
-
-
-@given(
-    texts=st.lists(
-        st.tuples(
-            st.text(st.deferred(lambda: st.sampled_from(unseen_characters())), max_size=3),
-            st.sampled_from(("", "'", *FORMULAS)),
-            st.text(max_size=3),
-        ),
-        max_size=9,
-    )
-)
-def test_texts_that_look_like_formulas_come_back_as_they_were(texts):
-    trace = replace(sample_trace(tokens=len(texts)), logits=None)
-    tokens = trace.tokens.assign(text=pd.Series(["".join(parts) for parts in texts], dtype="str"))
-    assert read_bytes(to_csv(replace(trace, tokens=tokens)), "x.csv").equals(replace(trace, tokens=tokens))
-    cells = [
-        row["token"] for row in csv.DictReader(io.StringIO(to_csv(replace(trace, tokens=tokens)).decode(), newline=""))
-    ]
-    seen = ["".join(c for c in cell if c not in unseen_characters()) for cell in cells]
-    assert not [cell for cell in seen if cell.startswith(FORMULAS)]
+    trace = replace(sample_trace(tokens=len(texts), layers=1, top_k=1), logits=None)
+    trace = replace(trace, tokens=trace.tokens.assign(text=pd.Series(texts, dtype="str")))
+    assert read_bytes(to_csv(trace), "x.csv").equals(trace), "and they come back as they were"

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -151,31 +150,6 @@ def test_what_cannot_be_written_is_reported_without_a_file_s_name_too(texts, tmp
     assert main(["corpus", str(texts), "-o", str(tmp_path / "out")]) == 3
     says = f"moeviz: Error writing bytes to file: '{tmp_path / 'out'}'. Make room there, and go on with --resume"
     assert says in capsys.readouterr().err
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 200 kB; skips where none can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)]
-    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
-        pytest.skip("A small disk is mounted for this, which takes root.")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_disk_that_is_really_full_leaves_whole_shards(texts, tmp_path, small_disk):
-    whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
-    size = sum(map(len, contents(whole.path).values()))
-    room = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    (small_disk / "filler").write_bytes(bytes(max(room - size // 2 - 30_000, 0)))
-    with pytest.raises(OSError, match=rf"{small_disk}.*Make room there.*--resume"):
-        write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL)
-    assert not list((small_disk / "out").glob(".shard-*")) and not (small_disk / "out" / "manifest.json").exists()
-    (small_disk / "filler").unlink()
-    write_corpus(MadeUpEngine(), [str(texts)], small_disk / "out", SMALL, resume=True)
-    assert contents(small_disk / "out") == contents(whole.path)
 
 
 def test_resuming_a_whole_dataset_does_nothing(texts, tmp_path):

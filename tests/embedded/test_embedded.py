@@ -33,14 +33,6 @@ EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()
 NEAR = 2e-3  # logits differ less than this between machines
 
-TEXTS = {
-    "English": "And it came to pass in those days, that the people of the land went out to meet him.",
-    "German": "Und es geschah in jenen Tagen, dass das Volk des Landes hinausging, ihm entgegen.",
-    "French": "Et il arriva en ces jours-là que le peuple du pays sortit à sa rencontre.",
-    "Python": "def load(self, path):\n    with open(path) as file:\n        return [line for line in file]\n",
-    "sums": "12 + 7 = 19\n45 - 6 = 39\n8 * 7 = 56\n120 + 31 = 151\n",
-}
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -51,13 +43,6 @@ def model():
 def over_training():
     """The recorded traces of the training, which take seconds to read."""
     return traces_over_training()
-
-
-@pytest.fixture(scope="module")
-def loads(model):
-    """Share of assignments per layer and expert, (6, 8), for each kind of text."""
-    traces = {name: moeviz.trace(model, text) for name, text in TEXTS.items()}
-    return {name: load_by_layer(trace) for name, trace in traces.items()}
 
 
 def load_by_layer(trace):
@@ -73,11 +58,6 @@ def jsd(p, q):
         return float((a[used] * np.log2(a[used] / middle[used])).sum())
 
     return (divergence(p) + divergence(q)) / 2
-
-
-@pytest.mark.parametrize(("one", "other"), list(combinations(TEXTS, 2)))
-def test_different_kinds_of_text_take_different_experts(loads, one, other):
-    assert max(jsd(p, q) for p, q in zip(loads[one], loads[other], strict=True)) > 0.1
 
 
 def test_all_that_is_needed_ships_and_is_small():

@@ -11,7 +11,7 @@ from survey.tiny_models import text_model, tiny_config
 from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
 from transformers import DynamicCache
 
-from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.errors import InvalidTrace
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
 
 CHECKPOINTS = {"none": None, "reentrant": True, "not reentrant": False}
@@ -243,10 +243,9 @@ def test_a_mask_that_does_not_fit_is_not_guessed_at_and_that_is_said():
         assert "does not fit the rows" in health.said[-1]
 
 
-@pytest.mark.parametrize("snapshots", [1])
-def test_losses_and_weights_are_the_same_bits_with_and_without(snapshots, tmp_path):
+def test_losses_and_weights_are_the_same_bits_with_and_without(tmp_path):
     rows, ends = windows(ragged=True), []
-    watched = RoutingCallback(tmp_path / "run", probe=probe(), snapshot_steps=snapshots, detail="layers")
+    watched = RoutingCallback(tmp_path / "run", probe=probe(), snapshot_steps=1, detail="layers")
     for callback in ([], [watched]):
         model = tiny(attention_dropout=0.1, router_jitter_noise=0.01)
         options = {"max_steps": 4, "evaluate": rows[:8], "eval_strategy": "steps", "eval_steps": 2}
@@ -357,10 +356,6 @@ def test_every_family_goes_through_a_step_of_training(architecture):
         assert figures["moe/tokens"] == int(mask.sum()) and health.said == []
 
 
-def test_a_dense_model_and_an_unknown_way_of_counting_are_refused_in_a_sentence():
-    with pytest.raises(CaptureError, match="declares no router"):
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        RoutingHealth(LlamaForCausalLM(LlamaConfig(hidden_size=32, num_hidden_layers=1, vocab_size=32)))
+def test_an_unknown_way_of_counting_is_refused_in_a_sentence():
     with pytest.raises(InvalidTrace, match="'real' or 'trained'"):
         RoutingHealth(tiny(), tokens="all")

@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from moeviz.metrics.routing_over_training import saturation_over_training
 from moeviz.training import RoutingCallback, RoutingHealth, Rules, read_run, watch
 
 SUPPORT = Path(__file__).parents[1] / "support"
-FOLDERS = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
 ADAPTERS = {
     "attention": {"target_modules": ["q_proj", "v_proj"]},
     "experts' parameters": {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]},
@@ -47,27 +44,17 @@ def adapted(model, kind):
 # --- several ranks
 
 
-def launched(script, *arguments):
-    """Run a script of this folder as two ranks under torchrun."""
+@pytest.mark.filterwarnings("ignore")
+def test_two_ranks_are_one_process_in_every_figure(tmp_path):
+    alone = training_ranks.trained(tmp_path / "1", world=1)
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(SUPPORT.parents[1]), str(SUPPORT), environment.get("PYTHONPATH", "")]
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [*command, str(SUPPORT / script), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    command += [str(SUPPORT / "training_ranks.py"), str(tmp_path / "2")]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert ran.returncode == 0, ran.stderr[-3000:]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_two_ranks_are_one_process_in_every_figure(tmp_path):
-    alone = training_ranks.trained(tmp_path / "1", world=1)
-    launched("training_ranks.py", tmp_path / "2")
     one, two = (read_run(tmp_path / str(ranks) / "run") for ranks in (1, 2))
     assert len(one.logs) == 4 and (one.logs["tokens"].diff().dropna() > 0).all()
     np.testing.assert_array_equal(one.counts, two.counts)
@@ -219,42 +206,6 @@ def test_tensorboard_gets_what_the_history_has_and_is_read_back(way, tmp_path, m
         frame.sort_values(["figure", "step"]).reset_index(drop=True) for frame in (run.summary, events.summary)
     )
     np.testing.assert_array_equal(mine["worst"].astype(np.float32), theirs["worst"].astype(np.float32))
-
-
-@needs("wandb")
-@pytest.mark.filterwarnings("ignore")
-def test_wandb_offline_gets_the_same_figures(tmp_path, monkeypatch):
-    import wandb
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    trainer = trainer_of(tiny(), windows(ragged=True), tmp_path, RoutingCallback(), report_to=["wandb"])
-    trainer.train()
-    last = [log for log in trainer.state.log_history if "moe/tokens" in log][-1]
-    summary = dict(wandb.run.summary)
-    wandb.finish()
-    figures = {name: value for name, value in last.items() if name.startswith("moe/")}
-    assert len(figures) > 15 and {name: summary[f"train/{name}"] for name in figures} == figures
-
-
-@needs("trackio")
-def test_trackio_gets_the_same_figures_in_its_database_on_this_machine(tmp_path):
-    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        [str(SUPPORT.parents[1]), str(SUPPORT), environment.get("PYTHONPATH", "")]
-    )
-    command = [sys.executable, str(SUPPORT / "training_tracked.py"), str(tmp_path)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    (file,) = (tmp_path / "trackio").glob("*.db")
-    with closing(sqlite3.connect(file)) as database:
-        rows = [json.loads(row) for (row,) in database.execute("SELECT metrics FROM metrics ORDER BY id")]
-    tracked = [row for row in rows if "train/moe/tokens" in row]
-    history = [log for log in json.loads((tmp_path / "history.json").read_text()) if "moe/tokens" in log]
-    assert len(tracked) == len(history) == 3
-    for row, log in zip(tracked, history, strict=True):
-        figures = {name: value for name, value in log.items() if name.startswith("moe/")}
-        assert len(figures) > 15 and {name: row[f"train/{name}"] for name in figures} == figures
 
 
 def test_few_keys_by_default(tmp_path):
