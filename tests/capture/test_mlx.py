@@ -115,15 +115,6 @@ def test_several_prompts_are_drawn_as_transformers_draws_them(model, sampling):
     assert ours.model.decoding == theirs.model.decoding
 
 
-def test_each_prompt_is_read_as_it_is_alone(model):
-    together = moeviz.trace(model, PROMPTS, max_new_tokens=4)
-    for number, prompt in enumerate(PROMPTS):
-        alone = moeviz.trace(model, prompt, max_new_tokens=4)
-        part = together.select(tokens=(together.tokens["sequence"] == number).to_numpy())
-        assert (part.experts == alone.experts).all()
-        assert list(part.tokens["text"]) == list(alone.tokens["text"])
-
-
 @pytest.mark.parametrize("family", [EMBEDDED, "gpt_oss", "deepseek_v3"])
 def test_a_prompt_read_in_pieces_is_the_same(opened, monkeypatch, family):
     prompt = PROMPT * 2
@@ -282,19 +273,14 @@ def test_a_corpus_has_its_labels_and_a_long_text_is_cut(opened):
     assert set(trace.tokens["label"]) == {"a", "b"}
 
 
-def test_a_closed_model_says_so_and_closing_twice_is_harmless(folders):
-    model = moeviz.load_model(str(folders("olmoe")), backend="mlx")
-    model.close()
-    model.close()
-    with pytest.raises(CaptureError, match="was closed"):
-        moeviz.trace(model, PROMPT)
-
-
-def test_a_run_that_goes_on_ends_as_it_would_after_the_model_was_closed(folders):
+def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_as_it_would(folders):
     model = moeviz.load_model(str(folders("olmoe")), backend="mlx")
     whole = moeviz.trace(model, PROMPT, max_new_tokens=3)
     growing = moeviz.stream(model, PROMPT, max_new_tokens=3)
     next(growing)
     model.close()
+    model.close()
     *_, last = growing
     assert last.equals(whole)
+    with pytest.raises(CaptureError, match="was closed"):
+        moeviz.trace(model, PROMPT)
