@@ -67,10 +67,8 @@ def equal(ours, theirs) -> tuple[int, int]:
 
 @pytest.mark.parametrize("family", [EMBEDDED, *FAMILIES])
 def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those_of_transformers(opened, family):
-    ours, theirs = (
-        by(family)
-        for by in (lambda f: moeviz.trace(opened(f), PROMPT, max_new_tokens=8, outputs=True), by_transformers8)
-    )
+    how = {"max_new_tokens": 8, "outputs": True}
+    ours, theirs = moeviz.trace(opened(family), PROMPT, **how), by_transformers(family, **how)
     same, of = equal(ours, theirs)
     assert same == of
     assert np.abs(ours.weights - theirs.weights).max() < ROUNDING
@@ -82,10 +80,6 @@ def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those
     assert set(ours.tokens["phase"]) == {"prompt", "generated"}
     assert_same_outputs(ours.outputs, theirs.outputs, ROUNDING)
     assert moeviz.trace(opened(family), PROMPT).outputs is None
-
-
-def by_transformers8(family):
-    return by_transformers(family, max_new_tokens=8, outputs=True)
 
 
 @pytest.mark.parametrize("family", [EMBEDDED, *FAMILIES])

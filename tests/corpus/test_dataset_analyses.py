@@ -180,6 +180,14 @@ def test_labels_by_the_million_do_not_stand_in_the_way_of_the_load(both, monkeyp
         analyses.load_by_label(dataset)
 
 
+def test_a_text_that_goes_on_in_the_next_row_group_counts_once():
+    """By hand: token 0 is in texts 1, 2 and 3, token 1 in texts 1 and 3."""
+    found = experts._TextCounts(np.zeros(2, np.int64))
+    for text, token in (([1, 1, 2], [0, 1, 0]), ([2, 2], [0, 0]), ([], []), ([2, 3], [0, 0]), ([3], [1])):
+        found.add(np.array(text, np.int64), np.array(token, np.int64))
+    assert found.counted.tolist() == [3, 2]
+
+
 def test_contexts_of_one_token_are_of_that_token(both):
     trace, dataset = both
     expert = int(trace.counts().assignments[0, 1].argmax())
@@ -262,9 +270,11 @@ def test_what_a_dataset_does_not_hold_is_reported(tmp_path):
         analyses.expert_load(dataset, [9])
 
 
-def test_an_empty_dataset_has_empty_numbers(tmp_path):
-    convert.write_dataset(texts_of().select(tokens=slice(0, 0)), tmp_path / "a")
+def test_an_empty_trace_comes_back_from_a_dataset_which_has_empty_numbers(tmp_path):
+    trace = texts_of().select(tokens=slice(0, 0))
+    convert.write_dataset(trace, tmp_path / "a")
     dataset = read_dataset(tmp_path / "a")
+    assert convert.trace_of(dataset).equals(trace)
     assert analyses.expert_load(dataset)["tokens"].sum() == 0 and len(rows.contexts(dataset, 0, 0)) == 0
     assert len(analyses.balance_over_time(dataset)) == 0 and analyses.balance(dataset)["cv"].isna().all()
 

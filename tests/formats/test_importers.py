@@ -245,25 +245,14 @@ def test_of_an_array_of_ids_it_is_asked_which_axis_comes_first(trace: RoutingTra
 LOGITS = np.random.default_rng(0).normal(size=(4, 13, 8)).astype(np.float32)
 
 
-def write_npy(path: Path) -> None:
-    np.save(path, LOGITS)
-
-
-def write_npz(path: Path) -> None:
-    np.savez(path, logits=LOGITS)
-
-
-def write_torch(path: Path) -> None:
-    torch.save(torch.from_numpy(LOGITS), path)
-
-
-def write_safetensors(path: Path) -> None:
-    save_file({"router_logits": LOGITS}, path)
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.npy", write_npy), ("a.npz", write_npz), ("a.pt", write_torch), ("a.safetensors", write_safetensors)],
+    [
+        ("a.npy", lambda path: np.save(path, LOGITS)),
+        ("a.npz", lambda path: np.savez(path, logits=LOGITS)),
+        ("a.pt", lambda path: torch.save(torch.from_numpy(LOGITS), path)),
+        ("a.safetensors", lambda path: save_file({"router_logits": LOGITS}, path)),
+    ],
 )
 def test_router_logits_of_all_layers_in_one_array_are_read_when_its_axes_are_told(tmp_path, name, write):
     write(tmp_path / name)

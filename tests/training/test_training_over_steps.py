@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from chart_cases import check_golden, encodings
+from chart_cases import check_golden
 from made_runs import CHARTS, TWO_RUNS, layer, made_run
 
 from moeviz.charts import training as charts
@@ -138,15 +138,6 @@ def test_every_chart_draws_on_either_axis_and_of_one_log(chart, run):
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
 def test_every_chart_matches_its_golden_file(chart, run, request):
     check_golden(chart, chart.draw(measured(chart, run)).to_dict(), request)
-
-
-def test_rows_of_the_heat_map_are_places_and_their_labels_experts(run):
-    """Without an order of experts, which would be a comparison with each of them for every cell."""
-    spec = charts.HEATMAP.draw(measured(charts.HEATMAP, run)).to_dict()
-    rows = [encoding["y"] for encoding in encodings(spec)]
-    assert {row["field"] for row in rows} == {"place"} and not any("sort" in row for row in rows)
-    assert rows[0]["axis"]["labelExpr"] == "[0, 1, 2, 3][datum.value]"
-    assert not any("transform" in part for part in [spec, *spec["layer"]])
 
 
 def test_sentences_are_counted_from_the_frame(run):
