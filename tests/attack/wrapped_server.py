@@ -3,14 +3,10 @@
 --naive    the same app as one would write it first: one lock around the model, no line, no turns, and garbage is
            collected among all that torch imported after every script.
 
-On the signal USR1 it collects garbage and writes what it holds to stderr: `moeviz inspected {"hooks": 0, …}`. All other
-options are those of `streamlit run`.
+All other options are those of `streamlit run`.
 """
 
-import gc
-import json
 import runpy
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +18,6 @@ from moeviz_app.jobs.errors import as_sentence
 from moeviz_app.jobs.fair_queue import Done
 
 MAIN = Path(__file__).parents[2] / "app" / "moeviz_app" / "main.py"
-INSPECTED = "moeviz inspected "
 
 
 def main() -> None:
@@ -32,7 +27,6 @@ def main() -> None:
         options.remove("--naive")
         options += ["--runner.postScriptGC", "true"]  # Streamlit's default
         make_naive()
-    signal.signal(signal.SIGUSR1, lambda *_: inspect())
     sys.argv = ["streamlit", "run", str(MAIN), *options]
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
@@ -61,22 +55,6 @@ def _to_the_end(made: Any) -> Any:
             next(made)
         except StopIteration as end:
             return end.value
-
-
-def inspect() -> None:
-    """What is to be as it was at the end."""
-    gc.unfreeze()
-    gc.collect()
-    parts = [part for held in model_service._models._held.values() for part in held.loaded.model.modules()]
-    found = {
-        "hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts),
-        "replaced": sum("forward" in vars(part) for part in parts),
-        "threads": sorted(thread.name for thread in threading.enumerate()),
-        "objects": len(gc.get_objects()),
-    }
-    gc.freeze()
-    sys.stderr.write(INSPECTED + json.dumps(found) + "\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

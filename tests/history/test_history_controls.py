@@ -43,7 +43,7 @@ def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, 
     assert len(tried) and tried["caught"].all(), tried[~tried["caught"]].to_string()
     controls = tried[tried["kind"] == MEASURED]
     assert controls["control"].ne("").all() and controls["broken"].map(math.isfinite).all(), "both figures are numbers"
-    assert (found["kind"] == MECHANISM).sum() >= (20 if name not in MEASURED_ALONE else 0)
+    assert (found["kind"] == MECHANISM).any() == (name not in MEASURED_ALONE)
 
 
 def claim(ours: float, kind: str = MEASURED, what: str = "width of the door, m") -> Claim:

@@ -21,7 +21,6 @@ from moeviz.history.dense_contrast.decoder import (
     MIXTRAL_8X7B,
     Attention,
     Decoder,
-    DecoderLayer,
     MixtureBlock,
     Sizes,
     SwiGLUExperts,
@@ -350,23 +349,12 @@ def _perplexity(network: Decoder, text: torch.Tensor) -> float:
     return float((-said[torch.arange(864), text[1:865]].mean()).exp())
 
 
-CHOOSE, RUN = MixtureBlock.choose, MixtureBlock.forward
 # fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over words, and slopes by differences",
         _layer_off,
-        ("weights sum to 1", CHOOSE, "highest.softmax(dim=-1)", "highest.sigmoid()"),
-        ("over the chosen alone", CHOOSE, "highest.softmax(dim=-1)", "logits.softmax(dim=-1).gather(1, experts)"),
-        ("the highest are chosen", CHOOSE, "dim=-1)\n", "dim=-1, largest=False)\n"),
-        ("a slope reaches the router", CHOOSE, "highest.softmax(dim=-1)", "highest.softmax(dim=-1).detach()"),
-        ("an answer is scaled by its weight", RUN, "choice.weights[word, slot, None] * ", ""),
-        ("by that of its own slot", RUN, "choice.weights[word, slot, None]", "choice.weights[word, 0, None]"),
-        ("a word gets its own answer", RUN, "self.experts(expert, x[word])", "self.experts(expert, x[word.flip(0)])"),
-        ("a word goes to its own experts", RUN, "choice.experts == expert", "choice.experts.flip(0) == expert"),
-        ("an expert has a silu", SwiGLUExperts.forward, "F.silu(F.linear(x, self.gate[expert]))",
-         "F.linear(x, self.gate[expert])"),
-        ("and is gated", SwiGLUExperts.forward, " * F.linear(x, self.up[expert])", ""),
+        ("weights sum to 1", MixtureBlock.choose, "highest.softmax(dim=-1)", "highest.sigmoid()"),
         ("one block has its experts' weights", as_one_block,
          "hidden * weight.repeat_interleave(experts.gate.shape[1], dim=1)", "hidden"),
     ),
@@ -374,15 +362,6 @@ MECHANISMS = (
         "the decoder, word by word",
         _decoder_off,
         ("attention looks back alone", Attention.forward, "is_causal=True", "is_causal=False"),
-        ("heads share keys in groups", Attention.forward, "part.repeat_interleave(group, dim=1)",
-         "part.repeat(1, group, 1, 1)"),
-        ("queries are turned by their place", Attention.forward, "_rotated(query)", "query"),
-        ("and keys", Attention.forward, "(_rotated(key), value)", "(key, value)"),
-        ("slower from pair to pair", decoder._rotated, "-(torch.arange(half) / half)", "(torch.arange(half) * 0)"),
-        ("attention is added to", DecoderLayer.forward, "x = x + self.attention", "x = self.attention"),
-        ("so are experts", DecoderLayer.forward, "x + y.view_as(x)", "y.view_as(x)"),
-        ("experts see words normalised", DecoderLayer.forward, "self.mixture_norm(x).flatten", "x.flatten"),
-        ("so does the head", Decoder.forward, "self.norm(x)", "x"),
         ("experts at rest are not active", cost, "(sizes.experts - sizes.top_k)", "sizes.experts"),
     ),
     *noticed_by(
@@ -390,15 +369,6 @@ MECHANISMS = (
         _steps_off,
         ("the balancing loss is trained on", model._learn,
          "loss + BALANCE", "loss + 0 * BALANCE"),
-        ("matrices start small", decoder.at_random, "INITIAL_SPREAD", "2 * INITIAL_SPREAD"),
-        ("held-out words are not trained on", model.corpus, "text.training", "text.held_out"),
-        ("the block as fast is as wide as a word's experts", Sizes.as_fast, "self.top_k * self.hidden", "self.hidden"),
-        ("fᵢ are shares of assignments", balancing_loss, "share * prob", "prob"),
-        ("Pᵢ are mean probabilities", balancing_loss, "probabilities.mean(dim=0)", "probabilities[0]"),
-        ("Pᵢ have a slope", balancing_loss, "probabilities.mean", "probabilities.detach().mean"),
-        ("gradients are cut", model._learn, ", LONGEST_GRADIENT)", ", 9 * LONGEST_GRADIENT)"),
-        ("a word is to be followed by the next", model._batch, "words[:, 1:]", "words[:, :-1]"),
-        ("perplexity is of the next word", model._sequences, "text[1 : whole + 1]", "text[:whole]"),
         ("the trace has the choices", model._run, "experts.astype(np.int16)", "experts.astype(np.int16)[:, ::-1]"),
     ),
 )

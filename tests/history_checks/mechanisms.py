@@ -1,7 +1,7 @@
-"""Mechanisms of a system: each term, gate, normaliser, mask, slope and update, the claim that notices, its breakage.
+"""Systems compared with something plainer, term by term, and mechanisms whose breakage such a comparison must notice.
 
-A claim compares the system with something plainer: a loop, a case worked by hand, slopes taken by differences. It takes
-milliseconds. Its control is the mechanism broken: a piece of the source of the function that has it is exchanged.
+A claim compares the system with a loop, a case worked by hand, slopes taken by differences. It takes milliseconds. Its
+controls are two mechanisms, of the many that it covers, broken: a piece of the source of the function is exchanged.
 """
 
 import inspect

@@ -18,7 +18,6 @@ from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
-from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
 from moeviz.history.sparsely_gated_2017 import trace as trace_file
@@ -387,22 +386,13 @@ def _trained_off(text: Words, seed: int, groups: int) -> float:
     return apart(*pairs, *zip(trained.parameters(), numbers, strict=True))
 
 
-ONE, TWO, TRAIN = noisy_top_k.noisy_top_k, noisy_top_k.two_levels, model.train
+ONE, TWO = noisy_top_k.noisy_top_k, noisy_top_k.two_levels
 # fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over words",
         _gate_off,
         ("scores have noise", ONE, "clean + noise * deviation", "clean"),
-        ("noise is scaled by Softplus", ONE, "clean + noise * deviation", "clean + noise"),
-        ("the softmax is over the k highest alone", ONE, "highest.softmax(dim=-1)",
-         "scores.softmax(dim=-1).gather(-1, chosen)"),
-        ("without noise a choice is sure", ONE, "noise is None or k == scores.shape[-1]", "k == scores.shape[-1]"),
-        ("importance is the sum of weights", noisy_top_k.one_level, "gate_values(choice).sum(dim=-2)",
-         "gate_values(choice).ceil().sum(dim=-2)"),
-        ("load is the sum of chances", noisy_top_k.one_level, "choice.probability.sum(dim=-2)",
-         "gate_values(choice).sum(dim=-2)"),
-        ("variation is relative to the mean", noisy_top_k.squared_variation, " / (values.mean() ** 2 + 1e-10)", ""),
         ("a variance of all experts", noisy_top_k.squared_variation, "correction=0", "correction=1"),
     ),
     *noticed_by(
@@ -410,7 +400,6 @@ MECHANISMS = (
         _redrawn_off,
         ("P(x, i): an expert's own noise is drawn anew", noisy_top_k.chance_of_choice, "clean - kth_excluding",
          "scores - kth_excluding"),
-        ("by its own deviation", noisy_top_k.chance_of_choice, ") / deviation", ")"),
         ("it has to beat the k-th of the others", noisy_top_k.kth_excluding, "first_out, last_in)",
          "last_in, last_in)"),
     ),
@@ -418,11 +407,6 @@ MECHANISMS = (
         "losses and slopes by differences",
         _loss_off,
         ("the importance loss has its weight", noisy_top_k.balancing_loss, "importance * squared", "load * squared"),
-        ("the load loss is added", noisy_top_k.balancing_loss, " + load * squared_variation(routing.load)", ""),
-        ("load has a slope", noisy_top_k.one_level, "choice.probability.sum", "choice.probability.detach().sum"),
-        ("importance has a slope", noisy_top_k.one_level, "gate_values(choice).sum",
-         "gate_values(choice).detach().sum"),
-        ("W_noise has a slope", ONE, "softplus(x @ spread)", "softplus(x @ spread.detach())"),
         ("W_g has a slope", ONE, "clean = x @ gate", "clean = x @ gate.detach() + 0 * x @ gate"),
     ),
     *noticed_by(
@@ -430,44 +414,19 @@ MECHANISMS = (
         _levels_off,
         ("weights of both gates are multiplied", TWO, "take_along_dim(group, dim=1) * primary.weights[:, :, None]",
          "take_along_dim(group, dim=1) / 2"),
-        ("an expert is counted in its group", TWO, "group * secondary.clean.shape[-1] + expert", "expert"),
-        ("importance has the group's weight", TWO, 'einsum("ng,gnm->gm", groups, experts)',
-         'einsum("ng,gnm->gm", groups.ceil(), experts)'),
-        ("load has the group's load", TWO, "primary.probability.sum(dim=0)[:, None] * within", "within"),
         ("load is a mean over the group's words", TWO, " / theirs.sum(dim=0).clamp(min=1)[:, None]", ""),
     ),
     *noticed_by(
         "layers, word by word",
         _layers_off,
         ("all gates start at 0", model._gate, "torch.zeros(shape)), nn", "torch.ones(shape)), nn"),
-        ("layers start within one over the root of D", model._matrix, "math.sqrt(UNITS)", "UNITS"),
-        ("answers are scaled by the gate", model.SparseMixture.forward, "own * routing.weights[:, :, None]", "own"),
-        ("a word gets its own answer", model.SparseMixture.forward, "[queues.slots]", "[queues.slots.flip(0)]"),
-        ("an expert is rectified", model.SparseMixture.forward, ".relu()", ""),
-        ("each expert has its rows", experts.queued, "chosen * room + place", "chosen * room"),
         ("the primary gate scores the groups", model.SparseMixture.route, "self.primary_gate, self.primary_spread",
          "self.primary_spread, self.primary_gate"),
-        ("noise is drawn where there is a generator", model.SparseMixture._choice,
-         "None if draws is None else torch.randn(shape, generator=draws)", "None"),
-        ("and nowhere else", model.SparseMixture._choice, "None if draws is None else ", ""),
-        ("the first LSTM is added to", model.SparseLanguageModel.forward, "[0] + embedded", "[0]"),
-        ("the mixture is squashed", model.SparseLanguageModel.forward, ".sigmoid() + flat", " + flat"),
-        ("and added to", model.SparseLanguageModel.forward, ".sigmoid() + flat", ".sigmoid()"),
-        ("the second LSTM is added to", model.SparseLanguageModel.forward, "[0] + mixed", "[0]"),
     ),
     *noticed_by(
         "three steps by hand",
         _steps_off,
-        ("the losses are trained on", TRAIN, "loss + balancing_loss(routing, importance, load)", "loss"),
-        ("with their own weights", TRAIN, "balancing_loss(routing, importance, load)",
-         "balancing_loss(routing, load, importance)"),
-        ("training has noise", TRAIN, "model(words, draws)", "model(words)"),
-        ("gradients are cut", TRAIN, "LARGEST_GRADIENT)", "9 * LARGEST_GRADIENT)"),
-        ("a word is to be followed by the next", model._excerpts, "excerpt[:, 1:]", "excerpt[:, :-1]"),
-        ("balance is measured", model._balance, "each.max() / each.mean()", "each.mean() / each.max()"),
-        ("held-out words have no noise", model._without_noise, "model(given)", "model(given, torch.Generator())"),
-        ("perplexity is of each word", model._without_noise, "total / ends", "total / ends / 2"),
-        ("the trace has both gates' logits", trace_file._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
+        ("the losses are trained on", model.train, "loss + balancing_loss(routing, importance, load)", "loss"),
         ("the trace has the weights", trace_file._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
     ),
 )

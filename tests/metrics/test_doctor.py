@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
 import moeviz
-from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
+from moeviz import ExpertCounts, InvalidTrace, RoutingTrace
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.metrics.doctor import CHECKS, examine
 from moeviz.metrics.doctor_rows import FEW
-from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, NOT_RECORDED, token_frame
+from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, NOT_RECORDED
 from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parents[1] / "data"
@@ -47,10 +48,7 @@ def routing() -> dict[str, np.ndarray]:
 
 
 def as_trace(ids: np.ndarray, token_id: np.ndarray | None = None, experts: int = EXPERTS) -> RoutingTrace:
-    layers, tokens, top_k = ids.shape
-    model = ModelInfo("spoilt", "test", tuple(range(layers)), (experts,) * layers, top_k, slot_order="unknown")
-    frame = token_frame(np.zeros(tokens), np.arange(tokens), [""] * tokens, token_id)
-    return RoutingTrace(model, frame, ids.astype(np.int16))
+    return trace_of(ids, experts, text=[""] * ids.shape[1], token_id=token_id, slot_order="unknown")
 
 
 def cases(ids: np.ndarray, token_id: np.ndarray) -> dict[str, pd.DataFrame]:

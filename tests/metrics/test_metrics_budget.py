@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.charts import NAMED
 from moeviz.charts.tokens import token_expert_grid
 from moeviz.cli.metrics import measure_chart
@@ -22,7 +23,7 @@ from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.metrics.tokens import token_expert
 from moeviz.metrics.vocabulary import top_tokens
-from moeviz.routing_trace import NOT_RECORDED, token_frame
+from moeviz.routing_trace import NOT_RECORDED
 from moeviz.testing import sample_trace
 
 EXPERTS = 32_767
@@ -31,10 +32,9 @@ EXPERTS = 32_767
 def wide(tokens: int, layers: int = 1, top_k: int = 1, labels: int = 1) -> RoutingTrace:
     """A few tokens of a model with as many experts as ids can have; each text is ten tokens long."""
     experts = np.arange(layers * tokens * top_k).reshape(layers, tokens, top_k) % EXPERTS
-    frame = token_frame(np.arange(tokens) // 10, np.arange(tokens) % 10, [str(token // 10) for token in range(tokens)])
-    label = pd.Series([str(token % labels) for token in range(tokens)], dtype="str")
-    model = ModelInfo("wide", "test", tuple(range(layers)), (EXPERTS,) * layers, top_k)
-    return RoutingTrace(model, frame.assign(label=label), experts.astype(np.int16))
+    text, position = np.divmod(np.arange(tokens), 10)
+    label = [str(token % labels) for token in range(tokens)]
+    return trace_of(experts, EXPERTS, sequence=text, position=position, text=[*text.astype(str)], label=label)
 
 
 REFUSED = {

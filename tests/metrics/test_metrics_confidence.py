@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import MissingField
 from moeviz.metrics.confidence import router_entropy, token_entropy, top_margin
-from moeviz.routing_trace import token_frame
 
 
 @pytest.fixture
@@ -23,12 +23,8 @@ def by_hand() -> RoutingTrace:
         logits = np.log(
             [[[1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]], [[1 / 2, 1 / 2, 0, 0], [3 / 4, 1 / 4, 0, 0]]]
         ).astype(np.float32)
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(0, 2), num_experts=(4, 2), top_k=1, score_function="softmax"),
-        tokens=token_frame(np.zeros(2), np.arange(2), ["a", "a"]),
-        experts=np.zeros((2, 2, 1), np.int16),
-        logits=logits,
-    )
+    same = {"text": ["a", "a"], "score_function": "softmax"}
+    return trace_of(np.zeros((2, 2, 1)), (4, 2), layers=(0, 2), logits=logits, **same)
 
 
 def test_entropy_is_the_mean_over_tokens_and_counts_each_layers_own_experts(by_hand):

@@ -1,28 +1,21 @@
 """How many experts the work needs and a text has been to, counted by hand and against draws by lot."""
 
-from dataclasses import replace
 from math import ceil, lgamma
 
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.metrics.coverage import MAX_ROWS, experts_needed, experts_touched
 from moeviz.metrics.load import coverage
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 
 def routed(layers: list[list[list[int]]], num_experts: tuple[int, ...]) -> RoutingTrace:
     """A trace of one sequence: for each layer the experts of each token."""
-    experts = np.array(layers, np.int16)
-    names = tuple(range(1, 2 * len(layers), 2))
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=names, num_experts=num_experts, top_k=experts.shape[2]),
-        tokens=token_frame(np.zeros(experts.shape[1]), np.arange(experts.shape[1]), ["x"] * experts.shape[1]),
-        experts=experts,
-    )
+    return trace_of(layers, num_experts, layers=tuple(range(1, 2 * len(layers), 2)))
 
 
 @pytest.fixture
@@ -139,10 +132,3 @@ def test_a_long_text_is_thinned_out_between_its_first_and_last_token(layers):
         assert (steps[0], steps[-1]) == (1, 1_000)
         assert (np.diff(steps) > 0).all()
         assert rows["experts"].tolist() == [len(np.unique(experts[:t])) for t in steps]
-
-
-def test_relabelling_experts_changes_nothing(trace):
-    names = np.random.default_rng(1).permutation(8).astype(np.int16)
-    other = replace(trace, experts=names[trace.experts], logits=None)
-    for measure in (experts_needed, experts_touched):
-        pd.testing.assert_frame_equal(measure(trace), measure(other))

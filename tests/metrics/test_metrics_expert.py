@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
+from routed_trace import trace_of
 
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
@@ -23,8 +24,7 @@ from moeviz.metrics.expert import (
     with_losses,
 )
 from moeviz.metrics.expert_tokens import contexts, enough_occurrences, expert_summary, keeping_tokens
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace, token_frame
+from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
 
@@ -35,15 +35,13 @@ def small() -> RoutingTrace:
     layer 0: 01 01 02 23 01 23    expert 0 has tokens 0, 1, 2, 4: loads 4, 3, 3, 2 of 12
     layer 5: 12 13 12 03 12 03    of these it shares: expert 1 all four, 2 three, 3 one, 0 none
     """
-    experts = np.array(
-        [[[0, 1], [1, 0], [0, 2], [2, 3], [0, 1], [2, 3]], [[1, 2], [1, 3], [2, 1], [0, 3], [1, 2], [3, 0]]], np.int16
+    first, second = (
+        [[0, 1], [1, 0], [0, 2], [2, 3], [0, 1], [2, 3]],
+        [[1, 2], [1, 3], [2, 1], [0, 3], [1, 2], [3, 0]],
     )
-    weights = np.broadcast_to(np.float32([0.75, 0.25]), experts.shape).copy()
-    tokens = token_frame(
-        np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2]), list("ababac"), np.array([7, 8, 7, 8, 7, 9])
-    )
-    model = ModelInfo("small", "sample", (0, 5), (4, 4), 2)
-    return RoutingTrace(model, tokens, experts, weights)
+    tokens = {"sequence": np.repeat([0, 1], 3), "position": np.tile([0, 1, 2], 2), "token_id": [7, 8, 7, 8, 7, 9]}
+    weights = np.broadcast_to([0.75, 0.25], (2, 6, 2))
+    return trace_of([first, second], 4, layers=(0, 5), weights=weights, text=list("ababac"), **tokens)
 
 
 def lost(trace: RoutingTrace, *, layer: int) -> RoutingTrace:
@@ -168,9 +166,8 @@ def texts_of_two_kinds(first: int, second: int, each: int = 5) -> RoutingTrace:
     for text in range(2 * each):
         experts[0, text * 8 : text * 8 + (first if text < each else second)] = 0
     texts = np.repeat(np.arange(2 * each), 8)
-    frame = token_frame(texts, np.tile(np.arange(8), 2 * each), ["t"] * tokens, np.arange(tokens))
-    frame = frame.assign(label=pd.Series(np.where(texts < each, "prose", "code"), dtype="str"))
-    return RoutingTrace(ModelInfo("two", "sample", (0,), (4,), 1), frame, experts)
+    label = np.where(texts < each, "prose", "code")
+    return trace_of(experts, 4, sequence=texts, position=np.tile(np.arange(8), 2 * each), label=label)
 
 
 def test_a_kind_stands_out_where_whole_texts_shuffled_do_not_explain_it():

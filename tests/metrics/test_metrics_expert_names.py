@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import EMBEDDED, reference_routing
@@ -22,8 +23,7 @@ from moeviz.metrics.expert_names import (
     with_names,
 )
 from moeviz.metrics.vocabulary import kind_of
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace, token_frame
+from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
 TEXTS = 4  # of each kind
@@ -132,10 +132,9 @@ def test_an_expert_with_half_of_all_tokens_is_named_by_what_it_takes_more_often(
     first = rng.random(T) < np.where(kind == 0, 0.85, 0.4)
     others = np.array([rng.permutation([1, 2, 3])[:2] for _ in range(T)])
     experts = np.where(first[:, None], np.stack([np.zeros(T, int), others[:, 0]], 1), others).astype(np.int16)
-    tokens = token_frame(np.arange(T) // 100, np.arange(T) % 100, ["word"] * T)
-    tokens["label"] = pd.Series(np.array(["French", "SQL", "HTML", "prose"], object)[kind], dtype="str")
-    model = ModelInfo("half", "test", (0,), (4,), 2, slot_order="unknown")
-    trace = RoutingTrace(model, tokens, np.sort(experts, axis=1)[None])
+    label = np.array(["French", "SQL", "HTML", "prose"], object)[kind]
+    where = {"sequence": np.arange(T) // 100, "position": np.arange(T) % 100, "text": ["word"] * T}
+    trace = trace_of(np.sort(experts, axis=1)[None], 4, slot_order="unknown", label=label, **where)
     named = expert_names(trace)
     assert named["name"].tolist() == ["French", *[UNNAMED] * 3] and named["phi"][0] > HOLDS
     assert named["f1"][0] < named["f1_always"][0], "F1 alone would have chosen another"

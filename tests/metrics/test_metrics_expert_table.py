@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
@@ -94,9 +95,9 @@ def labelled_trace(seed, bias, texts=40, tokens=50, experts=8, kinds=2):
     logits[0, :, 2] += bias
     chosen = np.argsort(-logits, axis=-1)[..., :2].astype(np.int16)
     sequence = np.repeat(np.arange(texts), tokens)
-    frame = token_frame(sequence, np.tile(np.arange(tokens), texts), ["x"] * len(label))
-    frame["label"] = pd.Series(np.array(list("abcdefgh"), object)[label], dtype="str")
-    return RoutingTrace(ModelInfo("made", "sample", (0,), (experts,), 2, slot_order="unknown"), frame, chosen)
+    where = {"sequence": sequence, "position": np.tile(np.arange(tokens), texts)}
+    kinds_of = np.array(list("abcdefgh"), object)[label]
+    return trace_of(chosen, experts, slot_order="unknown", label=kinds_of, **where)
 
 
 def test_a_specialist_one_of_a_committee_and_generalists_are_told():

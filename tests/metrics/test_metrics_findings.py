@@ -6,25 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.findings import findings, runs_of_layers
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 TRACES, SELDOM = 200, 0.05
-
-
-def trace_of(experts, num_experts=8, text=None, sequence=None, position=None, **facts) -> RoutingTrace:
-    experts = np.asarray(experts, np.int16)
-    L, T, K = experts.shape
-    counts = num_experts if isinstance(num_experts, tuple) else (num_experts,) * L
-    facts = {"layers": tuple(range(L)), "num_experts": counts, "top_k": K} | facts
-    text = [f" w{row}" for row in range(T)] if text is None else text
-    sequence, position = np.zeros(T) if sequence is None else sequence, np.arange(T) if position is None else position
-    return RoutingTrace(ModelInfo("by hand", "test", **facts), token_frame(sequence, position, text), experts)
 
 
 def at_random(rng, tokens, layers=6, experts=8, top_k=2, loads=None):

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.charts.flow import REST, flow_ribbons
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.flow import consecutive_information, consecutive_transitions, information_between_layers
 from moeviz.metrics.layers import overlap, transitions
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 MEASURES = (consecutive_transitions, consecutive_information)
@@ -19,12 +19,7 @@ MEASURES = (consecutive_transitions, consecutive_information)
 
 def first_choices(layers: dict[int, list[int]], num_experts: int) -> RoutingTrace:
     """A trace of the first choices at each layer."""
-    tokens = len(next(iter(layers.values())))
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", tuple(layers), num_experts=(num_experts,) * len(layers), top_k=1),
-        tokens=token_frame(np.zeros(tokens), np.arange(tokens), ["x"] * tokens),
-        experts=np.array(list(layers.values()), np.int16)[..., None],
-    )
+    return trace_of(np.array([*layers.values()])[..., None], num_experts, layers=tuple(layers))
 
 
 @pytest.fixture

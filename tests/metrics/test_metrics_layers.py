@@ -5,22 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.layers import balance_of_two, overlap, ranked_load, transitions
-from moeviz.routing_trace import token_frame
 
 MEASURES = (balance_of_two, overlap, ranked_load, transitions)
 
 
 def two_layers(first: list[list[int]], second: list[list[int]], sizes: tuple[int, int]) -> RoutingTrace:
     """A trace of ids at layers 2 and 7."""
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(2, 7), num_experts=sizes, top_k=len(first[0])),
-        tokens=token_frame(np.zeros(len(first)), np.arange(len(first)), ["x"] * len(first)),
-        experts=np.array([first, second], np.int16),
-    )
+    return trace_of([first, second], sizes, layers=(2, 7))
 
 
 @pytest.fixture

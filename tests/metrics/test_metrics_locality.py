@@ -93,11 +93,6 @@ def test_more_than_two_choices_are_named_by_their_number():
     assert set(frame["choice"]) == {"first choice", "any of 3 choices"}
 
 
-def test_relabelling_experts_changes_nothing(trace):
-    names = np.random.default_rng(1).permutation(8).astype(np.int16)
-    pd.testing.assert_frame_equal(locality(trace), locality(replace(trace, experts=names[trace.experts], logits=None)))
-
-
 def test_many_different_sets_are_compared_by_evenly_spaced_tokens(monkeypatch):
     """All 56 ordered pairs of 8 experts, each 9 times: every 9th token is each set once again, so nothing changes."""
     choices = [list(choice) for choice in permutations(range(8), 2) for _ in range(9)]

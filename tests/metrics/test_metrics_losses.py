@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from routed_trace import trace_of
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 import moeviz
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import MissingField
 from moeviz.metrics.load import importance
 from moeviz.metrics.losses import aux_loss, z_loss
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 
@@ -20,15 +20,8 @@ def routed(probabilities: list, experts: list) -> RoutingTrace:
     """A softmax trace of layers 0, 1 … with these probabilities and choices; a probability of 0 is no expert."""
     with np.errstate(divide="ignore"):
         logits = np.log(np.array(probabilities, np.float32))
-    chosen = np.array(experts, np.int16)
     sizes = tuple(int(np.isfinite(layer).any(axis=0).sum()) for layer in logits)
-    layers = tuple(range(len(sizes)))
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers, sizes, top_k=chosen.shape[2], score_function="softmax"),
-        tokens=token_frame(np.zeros(chosen.shape[1]), np.arange(chosen.shape[1]), ["x"] * chosen.shape[1]),
-        experts=chosen,
-        logits=logits,
-    )
+    return trace_of(experts, sizes, logits=logits, score_function="softmax")
 
 
 @pytest.fixture

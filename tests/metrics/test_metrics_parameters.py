@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, ParameterCounts, RoutingTrace
+from moeviz import ParameterCounts, RoutingTrace
 from moeviz.errors import MissingField
 from moeviz.metrics.parameters import parameter_split, touched_growth, varying_routes_in_words
 from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.routing_trace import token_frame
 
 
 @pytest.fixture
@@ -20,12 +19,7 @@ def by_hand() -> RoutingTrace:
     Different experts after each token: 1 + 1, 1 + 1, 2 + 2, so touched: 56 + 110, the same, 56 + 220.
     """
     counts = ParameterCounts(20, 30, 5, 1, 240, 0, 0, 0, per_expert=(10, 100))
-    model = ModelInfo("by hand", "test", layers=(0, 1), num_experts=(4, 2), top_k=1, parameters=counts)
-    return RoutingTrace(
-        model=model,
-        tokens=token_frame(np.zeros(3), np.arange(3), ["a", "b", "c"]),
-        experts=np.array([[[3], [3], [1]], [[0], [-1], [1]]], np.int16),
-    )
+    return trace_of([[[3], [3], [1]], [[0], [-1], [1]]], (4, 2), parameters=counts)
 
 
 def test_each_part_tells_what_one_token_runs_through(by_hand):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import MoevizError
 from moeviz.metrics.placement import (
     balanced_packing,
@@ -14,17 +15,12 @@ from moeviz.metrics.placement import (
     rebalance_experts,
     replicate_experts,
 )
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 
 def top_1(experts: list[int], num_experts: int) -> RoutingTrace:
     """A trace of one layer, 4, in which each token has one expert."""
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(4,), num_experts=(num_experts,), top_k=1),
-        tokens=token_frame(np.zeros(len(experts)), np.arange(len(experts)), ["x"] * len(experts)),
-        experts=np.array(experts, np.int16)[None, :, None],
-    )
+    return trace_of(np.array(experts)[None, :, None], num_experts, layers=(4,))
 
 
 @pytest.fixture

@@ -5,21 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation, saturation_over_training
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 
 def checkpoint(experts: list[list[int]], num_experts: int = 4) -> RoutingTrace:
     """What one checkpoint chose at its one MoE layer, 1."""
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(1,), num_experts=(num_experts,), top_k=len(experts[0])),
-        tokens=token_frame(np.zeros(len(experts)), np.arange(len(experts)), [f"w{i}" for i in range(len(experts))]),
-        experts=np.array([experts], np.int16),
-    )
+    return trace_of([experts], num_experts, layers=(1,), text=[f"w{i}" for i in range(len(experts))])
 
 
 def test_saturation_by_hand():

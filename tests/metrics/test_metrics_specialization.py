@@ -5,25 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from routed_trace import routed
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 
 def labelled(texts: list[tuple[str, list[list[int]]]], num_experts: int) -> RoutingTrace:
     """A trace of one layer, 4, with a sequence for each (label, the experts of each token)."""
-    sequence = np.repeat(np.arange(len(texts)), [len(experts) for _, experts in texts])
-    position = np.concatenate([np.arange(len(experts)) for _, experts in texts])
-    chosen = np.array([slots for _, experts in texts for slots in experts], np.int16)
-    tokens = token_frame(sequence, position, ["x"] * len(sequence))
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(4,), num_experts=(num_experts,), top_k=chosen.shape[1]),
-        tokens=tokens.assign(label=pd.Series([texts[i][0] for i in sequence], dtype="str")),
-        experts=chosen[None],
-    )
+    labels = [label for label, experts in texts for _ in experts]
+    return routed([experts for _, experts in texts], num_experts, layers=(4,), label=labels)
 
 
 def information(trace: RoutingTrace) -> pd.Series:
@@ -172,16 +165,6 @@ def labels_of_sample(trace: RoutingTrace) -> RoutingTrace:
     sequence = np.arange(len(trace.tokens), dtype=np.int32) // 4
     label = pd.Series(np.array(["one", "two", "three"], object)[sequence % 3], dtype="str")
     return replace(trace, tokens=trace.tokens.assign(sequence=sequence, label=label))
-
-
-def test_relabelling_experts_permutes_loads_and_leaves_information_and_divergence():
-    trace = labels_of_sample(sample_trace(tokens=48))
-    names = np.random.default_rng(1).permutation(8).astype(np.int16)
-    renamed = replace(trace, experts=names[trace.experts], logits=None)
-    before, after = (load_by_label(t).set_index(["layer", "label", "expert"])["share"] for t in (trace, renamed))
-    assert all(after[layer, label, names[expert]] == share for (layer, label, expert), share in before.items())
-    for measure in (label_information, label_divergence):
-        pd.testing.assert_frame_equal(measure(trace), measure(renamed))
 
 
 def test_shares_of_a_label_sum_to_one_and_its_shares_of_tokens_to_k():

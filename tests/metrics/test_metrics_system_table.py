@@ -2,20 +2,15 @@
 
 import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.metrics.system_table import work_side_by_side
-from moeviz.routing_trace import token_frame
 
 
-def made(experts, weights=None, kind="layer", num_experts=3, logits=None) -> RoutingTrace:
-    experts = np.array(experts, np.int16)
-    layers, tokens, slots = experts.shape
-    info = ModelInfo(
-        "made up", "sample", tuple(range(layers)), (num_experts,) * layers, slots, "softmax", layer_kind=kind
-    )
-    frame = token_frame(np.arange(tokens), np.zeros(tokens), ["t"] * tokens)
-    return RoutingTrace(info, frame, experts, None if weights is None else np.array(weights, np.float32), logits)
+def made(experts, kind="layer", num_experts=3, **arrays) -> RoutingTrace:
+    alone = {"sequence": np.arange(len(experts[0])), "position": np.zeros(len(experts[0]))}
+    return trace_of(experts, num_experts, layer_kind=kind, score_function="softmax", **alone, **arrays)
 
 
 def shares(trace) -> list[float]:
@@ -24,7 +19,7 @@ def shares(trace) -> list[float]:
 
 def test_a_token_is_divided_by_its_weights():
     """Two tokens: 3/4 and 1/4 of experts 0 and 1; all of expert 2. Of 2 in all: 0.375, 0.125, 0.5."""
-    trace = made([[[0, 1], [2, -1]]], [[[0.6, 0.2], [5.0, 0.0]]])
+    trace = made([[[0, 1], [2, -1]]], weights=[[[0.6, 0.2], [5.0, 0.0]]])
     assert shares(trace) == pytest.approx([0.375, 0.125, 0.5])
 
 
@@ -33,7 +28,7 @@ def test_without_weights_the_experts_of_a_token_count_alike():
 
 
 def test_weights_below_zero_count_nothing_and_a_token_of_those_alone_counts_for_its_first_choice():
-    trace = made([[[0, 1], [2, 1]]], [[[0.5, -0.5], [-1.0, -2.0]]])
+    trace = made([[[0, 1], [2, 1]]], weights=[[[0.5, -0.5], [-1.0, -2.0]]])
     assert shares(trace) == pytest.approx([0.5, 0, 0.5])
 
 

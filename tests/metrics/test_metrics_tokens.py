@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes, visible, written_text
-from moeviz.routing_trace import token_frame
 
 
 @pytest.fixture
@@ -16,11 +16,13 @@ def by_hand() -> RoutingTrace:
     Layer 1: 'the' to 2 (0.7) and 0 (0.3); 'the' to 1 (0.6) and 2 (0.4); 'end' dropped.
     Layer 4: 'the' to 0 alone (0.9); 'the' to 1 (0.8) and 0 (0.2); 'end' to 1 (0.5) and 0 (0.5).
     """
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(1, 4), num_experts=(3, 2), top_k=2),
-        tokens=token_frame(np.zeros(3), np.arange(3), ["the", "the", "end"], phase=["prompt"] * 2 + ["generated"]),
-        experts=np.array([[[2, 0], [1, 2], [-1, -1]], [[0, -1], [1, 0], [1, 0]]], np.int16),
-        weights=np.array([[[0.7, 0.3], [0.6, 0.4], [0, 0]], [[0.9, 0], [0.8, 0.2], [0.5, 0.5]]], np.float32),
+    return trace_of(
+        [[[2, 0], [1, 2], [-1, -1]], [[0, -1], [1, 0], [1, 0]]],
+        (3, 2),
+        layers=(1, 4),
+        weights=[[[0.7, 0.3], [0.6, 0.4], [0, 0]], [[0.9, 0], [0.8, 0.2], [0.5, 0.5]]],
+        text=["the", "the", "end"],
+        phase=["prompt"] * 2 + ["generated"],
     )
 
 
@@ -116,12 +118,8 @@ def written(texts, phase=None, generated=0, sequence=None, positions=None):
     count = len(texts)
     phases = ["prompt"] * (count - generated) + ["generated"] * generated
     sequence, positions = np.array(sequence or [0] * count), np.array(positions or range(count))
-    trace = RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(0,), num_experts=(2,), top_k=1),
-        tokens=token_frame(sequence, positions, texts, phase=phases),
-        experts=np.zeros((1, count, 1), np.int16),
-    )
-    return written_text(trace, phase)
+    given = {"sequence": sequence, "position": positions, "text": texts, "phase": phases}
+    return written_text(trace_of(np.zeros((1, count, 1)), 2, **given), phase)
 
 
 def test_the_text_is_as_it_was_written_prompt_and_generated_told_apart():

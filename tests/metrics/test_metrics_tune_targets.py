@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from routed_trace import routed
 from tiny_models import CONFIGS, tiny_model
 
 from moeviz.capture.routers.discovery import expert_tensors
@@ -10,20 +11,16 @@ from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.recipes import to_esft, to_peft
 from moeviz.metrics.contrast import texts_of_label
 from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace, token_frame
+from moeviz.routing_trace import RoutingTrace
 
 EVEN = [[0, 1], [2, 3]]
 
 
 def trace_of(texts, weights=(0.75, 0.25)):
     """One layer of four experts; of each text, pairs of experts, one pair a token."""
-    experts = np.array([[pair for text in texts for pair in text]], np.int16)
-    sequence = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    position = np.concatenate([np.arange(len(text)) for text in texts])
-    tokens = token_frame(sequence, position, ["a"] * len(sequence), np.ones(len(sequence), int))
-    given = np.broadcast_to(np.array(weights, np.float32), experts.shape).copy()
-    return RoutingTrace(ModelInfo("small", "sample", (4,), (4,), 2), tokens, experts, given)
+    tokens = sum(map(len, texts))
+    weights = np.broadcast_to(weights, (1, tokens, 2))
+    return routed(texts, 4, layers=(4,), token_id=np.ones(tokens, int), weights=weights)
 
 
 def test_scores_are_those_of_the_paper_worked_by_hand():

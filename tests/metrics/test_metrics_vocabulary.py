@@ -1,12 +1,10 @@
 """Which tokens each expert gets, on texts small enough to count by hand."""
 
-from dataclasses import replace
-
 import numpy as np
-import pandas as pd
 import pytest
+from routed_trace import trace_of
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.vocabulary import (
     KINDS,
@@ -16,7 +14,7 @@ from moeviz.metrics.vocabulary import (
     vocabulary_by_layer,
     vocabulary_specialization,
 )
-from moeviz.routing_trace import NO_TOKEN_ID, token_frame
+from moeviz.routing_trace import NO_TOKEN_ID
 from moeviz.testing import sample_trace
 
 OF_OFTEN_SEEN = (top_tokens, vocabulary_by_layer, vocabulary_specialization)
@@ -25,12 +23,8 @@ MEASURES = (*OF_OFTEN_SEEN, token_kinds)
 
 def routed(tokens: list[tuple[str, list[int]]], num_experts: int, ids: list[int] | None = None) -> RoutingTrace:
     """A trace of one layer, 4, with the text and the experts of each token."""
-    texts = [text for text, _ in tokens]
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(4,), num_experts=(num_experts,), top_k=len(tokens[0][1])),
-        tokens=token_frame(np.zeros(len(texts)), np.arange(len(texts)), texts, None if ids is None else np.array(ids)),
-        experts=np.array([experts for _, experts in tokens], np.int16)[None],
-    )
+    texts, experts = zip(*tokens, strict=True)
+    return trace_of([experts], num_experts, layers=(4,), text=[*texts], token_id=ids)
 
 
 @pytest.fixture
@@ -181,20 +175,6 @@ def test_no_tokens_raise_no_alarm(measure):
     trace = sample_trace(tokens=200)
     empty = measure(trace.select(tokens=slice(0, 0)))
     assert empty.dtypes.equals(measure(trace).dtypes)
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_relabelling_experts_changes_names_only(measure):
-    trace = sample_trace(tokens=200)
-    names = np.random.default_rng(1).permutation(8).astype(np.int16)
-    renamed = measure(replace(trace, experts=names[trace.experts], logits=None))
-    before = measure(trace)
-    if "expert" not in before:
-        pd.testing.assert_frame_equal(before, renamed)
-        return
-    value = "share" if measure is token_kinds else "specialization"
-    by_name = sorted(zip(before["layer"], names[before["expert"]], before[value].fillna(-1), strict=True))
-    assert by_name == sorted(zip(renamed["layer"], renamed["expert"], renamed[value].fillna(-1), strict=True))
 
 
 def test_kinds_are_counted_by_hand():

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from labels import labelled
+from routed_trace import trace_of
 
-from moeviz import MissingField, ModelInfo, MoevizError, ParameterCounts, RoutingTrace
+from moeviz import MissingField, MoevizError, ParameterCounts, RoutingTrace
 from moeviz.capture.interventions.intervention import RouterLimits
 from moeviz.capture.interventions.replay import Replay
 from moeviz.charts import NAMED, theme
@@ -26,7 +27,7 @@ from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.metrics.system_table import work_side_by_side
 from moeviz.metrics.tokens import token_choices, token_expert, token_layer, token_routes
 from moeviz.report.plots import choices, drawn, part_of
-from moeviz.routing_trace import NOT_RECORDED, token_frame
+from moeviz.routing_trace import NOT_RECORDED
 from moeviz.testing import sample_trace
 
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
@@ -76,11 +77,7 @@ def unordered(trace: RoutingTrace) -> RoutingTrace:
 @pytest.fixture
 def by_hand() -> RoutingTrace:
     """Four tokens at layers 0 and 1, top-2 of 3: to 1 and 0, dropped, not recorded, to 2 alone; at layer 1 all to 0."""
-    return RoutingTrace(
-        ModelInfo("by hand", "test", layers=(0, 1), num_experts=(3, 3), top_k=2),
-        token_frame(np.zeros(4), np.arange(4), list("abcd")),
-        np.array([[[1, 0], [-1, -1], [-2, -2], [2, -1]], [[0, -1]] * 4], np.int16),
-    )
+    return trace_of([[[1, 0], [-1, -1], [-2, -2], [2, -1]], [[0, -1]] * 4], 3, text=list("abcd"))
 
 
 @every_chart
@@ -189,12 +186,7 @@ def test_a_token_that_is_not_recorded_is_in_no_pair_of_neighbours(by_hand):
 
 def test_a_stretch_of_tokens_takes_its_share_of_the_recorded_ones():
     """Stretches of three: 0 and 0, one not recorded · none recorded · one dropped, two not recorded."""
-    first = [0, 0, -2, -2, -2, -2, -1, -2, -2]
-    trace = RoutingTrace(
-        ModelInfo("by hand", "test", layers=(0,), num_experts=(1,), top_k=1),
-        token_frame(np.zeros(9), np.arange(9), list("abcdefghi")),
-        np.array(first, np.int16).reshape(1, 9, 1),
-    )
+    trace = trace_of(np.reshape([0, 0, -2, -2, -2, -2, -1, -2, -2], (1, 9, 1)), 1)
     frame = modal_first_choice(trace, columns=3)
     assert frame["expert"].tolist() == [0, -2, -1]
     assert frame["share"].tolist() == [1, 0, 0]
