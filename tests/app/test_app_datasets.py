@@ -381,7 +381,7 @@ def test_the_command_reads_a_dataset_or_a_run_before_it_serves(monkeypatch, fold
 
 def test_the_experts_of_a_dataset_are_seen_in_a_sample_of_its_texts(serving, folder):
     app = serving(folder, at="experts", dataset=NAME)
-    assert title(app) == "What the 32 experts do" and "10 texts: 400 tokens of 2 kinds" in said_of(app)
+    assert title(app) == "What the 32 experts do" and "400 tokens in 10 texts · sample" in said_of(app)
     data, trace = drawn(app, "atlas"), texts_of()
     assert data["kinds"] == ["prose", "code"] and data["query"] == {"dataset": NAME}
     counts = np.frombuffer(b64decode(data["kindCounts"]), np.uint16).reshape(4, 8, 2)

@@ -433,16 +433,9 @@ for option in ("kernels", "next_tokens"):
 
 @pytest.mark.gpu
 @every_family
-def test_on_a_gpu_the_kernels_run_by_themselves(family, tokenizer):
-    model = tiny_model(FAMILIES[family]).cuda()
-    assert trace(model, PROMPTS, tokenizer=tokenizer).model.recorded_by == "kernels (Triton)"
-
-
-@pytest.mark.gpu
-@every_family
-def test_on_a_gpu_the_trace_is_the_one_that_listening_gives(family, tokenizer):
+def test_on_a_gpu_the_kernels_run_by_themselves_and_give_the_trace_that_listening_gives(family, tokenizer):
     model = tiny_model(FAMILIES[family]).cuda()
     options = {"tokenizer": tokenizer, "max_new_tokens": 3}
-    check_same(
-        trace(model, PROMPTS, kernels=True, **options), trace(model, PROMPTS, kernels=False, **options), torch.float32
-    )
+    ours, theirs = trace(model, PROMPTS, **options), trace(model, PROMPTS, kernels=False, **options)
+    assert ours.model.recorded_by == "kernels (Triton)"
+    check_same(ours, theirs, torch.float32)

@@ -10,7 +10,6 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from waiting import SECONDS
 
 from moeviz.capture.record.hooks import listen
-from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.trace import stream, trace
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -256,8 +255,3 @@ def test_prompts_that_cannot_run_say_why(prompt, max_new_tokens, says, tokenizer
 def test_a_bare_model_asks_for_its_tokenizer():
     with pytest.raises(CaptureError, match="without a tokenizer"):
         trace(tiny_model(CONFIGS["mixtral"]), "To be")
-
-
-def test_projections_named_gate_are_not_taken_for_routers():
-    paths = [router.path for router in find_routers(tiny_model(CONFIGS["deepseek_v3"]))]
-    assert paths == ["model.layers.1.mlp.gate", "model.layers.2.mlp.gate"]

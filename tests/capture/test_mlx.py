@@ -67,10 +67,8 @@ def equal(ours, theirs) -> tuple[int, int]:
 
 @pytest.mark.parametrize("family", [EMBEDDED, *FAMILIES])
 def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those_of_transformers(opened, family):
-    ours, theirs = (
-        by(family)
-        for by in (lambda f: moeviz.trace(opened(f), PROMPT, max_new_tokens=8, outputs=True), by_transformers8)
-    )
+    how = {"max_new_tokens": 8, "outputs": True}
+    ours, theirs = moeviz.trace(opened(family), PROMPT, **how), by_transformers(family, **how)
     same, of = equal(ours, theirs)
     assert same == of
     assert np.abs(ours.weights - theirs.weights).max() < ROUNDING
@@ -82,10 +80,6 @@ def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those
     assert set(ours.tokens["phase"]) == {"prompt", "generated"}
     assert_same_outputs(ours.outputs, theirs.outputs, ROUNDING)
     assert moeviz.trace(opened(family), PROMPT).outputs is None
-
-
-def by_transformers8(family):
-    return by_transformers(family, max_new_tokens=8, outputs=True)
 
 
 @pytest.mark.parametrize("family", [EMBEDDED, *FAMILIES])
@@ -113,15 +107,6 @@ def test_several_prompts_are_drawn_as_transformers_draws_them(model, sampling):
     same, of = equal(ours, theirs)
     assert same == of
     assert ours.model.decoding == theirs.model.decoding
-
-
-def test_each_prompt_is_read_as_it_is_alone(model):
-    together = moeviz.trace(model, PROMPTS, max_new_tokens=4)
-    for number, prompt in enumerate(PROMPTS):
-        alone = moeviz.trace(model, prompt, max_new_tokens=4)
-        part = together.select(tokens=(together.tokens["sequence"] == number).to_numpy())
-        assert (part.experts == alone.experts).all()
-        assert list(part.tokens["text"]) == list(alone.tokens["text"])
 
 
 @pytest.mark.parametrize("family", [EMBEDDED, "gpt_oss", "deepseek_v3"])
@@ -282,19 +267,14 @@ def test_a_corpus_has_its_labels_and_a_long_text_is_cut(opened):
     assert set(trace.tokens["label"]) == {"a", "b"}
 
 
-def test_a_closed_model_says_so_and_closing_twice_is_harmless(folders):
-    model = moeviz.load_model(str(folders("olmoe")), backend="mlx")
-    model.close()
-    model.close()
-    with pytest.raises(CaptureError, match="was closed"):
-        moeviz.trace(model, PROMPT)
-
-
-def test_a_run_that_goes_on_ends_as_it_would_after_the_model_was_closed(folders):
+def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_as_it_would(folders):
     model = moeviz.load_model(str(folders("olmoe")), backend="mlx")
     whole = moeviz.trace(model, PROMPT, max_new_tokens=3)
     growing = moeviz.stream(model, PROMPT, max_new_tokens=3)
     next(growing)
     model.close()
+    model.close()
     *_, last = growing
     assert last.equals(whole)
+    with pytest.raises(CaptureError, match="was closed"):
+        moeviz.trace(model, PROMPT)

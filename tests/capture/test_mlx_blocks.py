@@ -68,13 +68,9 @@ def record_block(kind: str, dtype=None):
     out = block(x)
     found = hooks.recorded[0]
     assert (np.array(out) == own).all()  # what it computes is what it computed
-    scores = np.array(mx.softmax(host_logits(found), axis=-1))
+    scores = np.array(mx.softmax(found.logits, axis=-1))
     ids = host(found.experts)
     return host(found.weights), np.take_along_axis(scores, ids, -1).reshape(-1, SLOTS), block, x
-
-
-def host_logits(found):
-    return found.logits
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("plain", 1), ("shared", 1), ("scaled after", 2.5)])

@@ -64,13 +64,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, par
     assert named in str(refused.value)
 
 
-@pytest.mark.parametrize("kernels", [False, True])
-def test_weights_for_which_the_model_has_no_place_are_in_the_caution_of_its_traces(checkpoint, kernels):
-    rewrite(checkpoint / WEIGHTS, lambda tensors: tensors.update({"model.layers.1.mlp.bias": torch.zeros(16)}))
-    caution = moeviz.trace(str(checkpoint), "To be", kernels=kernels).model.caution
-    assert caution == "The checkpoint holds 1 weight for which this model has no place: model.layers.1.mlp.bias."
-
-
 # 3. Interventions on routers that answer in a way of their own.
 
 

@@ -51,12 +51,6 @@ def test_a_trace_without_labels_weights_or_order_comes_back_too(tmp_path):
         dataset.need_order("Flow")
 
 
-def test_an_empty_trace_comes_back(tmp_path):
-    trace = texts_of().select(tokens=slice(0, 0))
-    write_dataset(trace, tmp_path / "corpus")
-    assert trace_of(read_dataset(tmp_path / "corpus")).equals(trace)
-
-
 def test_float16_weights_are_close_and_in_order(tmp_path):
     trace = texts_of()
     write_dataset(trace, tmp_path / "corpus", weights="float16")
@@ -87,13 +81,6 @@ def test_counts_are_the_sums_of_the_load_tables(folder):
     assert dataset.counts().equals(trace.counts())
     assert dataset.counts_by_label().equals(trace.counts_by_label())
     assert dataset.tokens == 400 and dataset.texts == 10
-
-
-def test_the_same_trace_gives_the_same_bytes(folder, tmp_path):
-    write_dataset(texts_of(), tmp_path / "again", shard_tokens=120)
-    for path in folder.rglob("*.*"):
-        if path.is_file():
-            assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes(), path
 
 
 def test_a_dataset_that_would_not_fit_into_memory_is_not_read_as_a_trace(folder):

@@ -32,19 +32,13 @@ def read_once(shipped, monkeypatch):
     monkeypatch.setattr(measures, "byte_models", lambda: shipped)
 
 
-def test_every_domain_has_four_texts_and_was_trained_on():
+def test_every_domain_was_trained_on_and_has_four_texts_that_say_where_they_are_from_and_may_be_passed_on():
     assert set(Counter(text.domain for text in evaluation_set()).values()) == {4}
     assert {text.domain for text in evaluation_set()} == set(DOMAINS) == set(TRAINED_DOMAINS)
-
-
-def test_every_text_says_where_it_is_from_and_may_be_passed_on():
+    assert len({text.text for text in evaluation_set()}) == len(evaluation_set()), "none comes twice"
     for text in evaluation_set():
         assert text.source and text.file and text.licence
         assert not re.search(r"GPL|SA-\d|\bNC\b|unknown|\?", text.licence)
-
-
-def test_no_text_comes_twice():
-    assert len({text.text for text in evaluation_set()}) == len(evaluation_set())
 
 
 def test_every_text_fills_the_context_and_fits_into_it(model):

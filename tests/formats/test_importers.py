@@ -22,11 +22,9 @@ from moeviz.formats.importers import table
 from moeviz.formats.importers.importer import SAYS, ImportOptions, Source, flag, source_of
 from moeviz.formats.importers.table import importers, recognised
 from moeviz.formats.importers.torch_file import from_torch
-from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import NOT_RECORDED
 from tests.attack.import_damage import tried
 
-GGUF_COUNT = from_gguf((FOLDER / "imatrix.gguf").read_bytes()).tensors["blk.1.ffn_up_exps.weight.counts"][2] + 2
 FOUND = {name: recognised(source_of(FOLDER / name)) for name in READ}
 TOKENS_FIRST = ImportOptions(first_axis="tokens")
 
@@ -119,19 +117,6 @@ def test_one_changed_id_is_noticed(tmp_path):
     cells[5] = "3" if cells[5] != "3" else "4"
     path.write_text("\n".join([*lines[:8], ",".join(cells), *lines[9:]]) + "\n")
     assert differences(read_counted(path), "big_moe_on_edge.csv") == ["ids"]
-
-
-@pytest.mark.parametrize("name", ["vllm_offline.npy", "mbolt.bin", "imatrix.gguf", "longspear.bin"])
-def test_one_changed_byte_of_numbers_is_noticed(name, tmp_path):
-    path = copied(name, tmp_path)
-    data = bytearray(path.read_bytes())
-    data[-4 if name == "mbolt.bin" else GGUF_COUNT if name == "imatrix.gguf" else -2] ^= 1
-    path.write_bytes(data)
-    try:
-        wrong = differences(read_counted(path, options=options_of(name)), name)
-    except InvalidTrace:
-        wrong = ["refused"]
-    assert wrong
 
 
 def test_rows_of_zeros_are_not_recorded_and_layers_of_zeros_are_left_out(tmp_path):
@@ -260,25 +245,14 @@ def test_of_an_array_of_ids_it_is_asked_which_axis_comes_first(trace: RoutingTra
 LOGITS = np.random.default_rng(0).normal(size=(4, 13, 8)).astype(np.float32)
 
 
-def write_npy(path: Path) -> None:
-    np.save(path, LOGITS)
-
-
-def write_npz(path: Path) -> None:
-    np.savez(path, logits=LOGITS)
-
-
-def write_torch(path: Path) -> None:
-    torch.save(torch.from_numpy(LOGITS), path)
-
-
-def write_safetensors(path: Path) -> None:
-    save_file({"router_logits": LOGITS}, path)
-
-
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("a.npy", write_npy), ("a.npz", write_npz), ("a.pt", write_torch), ("a.safetensors", write_safetensors)],
+    [
+        ("a.npy", lambda path: np.save(path, LOGITS)),
+        ("a.npz", lambda path: np.savez(path, logits=LOGITS)),
+        ("a.pt", lambda path: torch.save(torch.from_numpy(LOGITS), path)),
+        ("a.safetensors", lambda path: save_file({"router_logits": LOGITS}, path)),
+    ],
 )
 def test_router_logits_of_all_layers_in_one_array_are_read_when_its_axes_are_told(tmp_path, name, write):
     write(tmp_path / name)

@@ -13,12 +13,11 @@ from any_trace import any_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from rich_trace import EVERY, READABLE, again, rich_trace
+from rich_trace import EVERY, READABLE, again
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import EXPORTS, read_bytes
-from moeviz.formats.table_facts import numbers_of, runs_of
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
@@ -100,19 +99,6 @@ def test_a_whole_number_may_be_written_in_several_ways(cell):
     assert trace.experts.tolist() == [[[3]]]
 
 
-def test_the_facts_of_a_csv_are_found_in_whichever_row_they_stand(trace):
-    """Sorted by expert, as a spreadsheet would: the facts stand somewhere in the middle."""
-    ids = pd.read_csv(io.BytesIO(to_csv(trace)))["expert"]
-    data = sorted_csv(to_csv(trace), lambda count: np.argsort(ids, kind="stable"))
-    assert b"moeviz trace v2" not in data.splitlines()[1]
-    assert EXPORTS[0].read(data).equals(replace(trace, logits=None))
-
-
-@given(numbers=st.lists(st.integers(0, 30), unique=True))
-def test_runs_are_another_way_to_write_the_numbers(numbers):
-    assert numbers_of(runs_of(np.array(numbers, np.int64)), 31, "these").tolist() == numbers
-
-
 # What a table does not say
 
 
@@ -124,14 +110,6 @@ def test_a_plain_table_does_not_say_why_a_token_has_no_row_at_a_layer():
     trace = plain("position,layer,expert,slot\n0,0,1,0\n0,0,2,1\n1,0,3,0\n0,7,4,0\n")
     assert trace.experts.tolist() == [[[1, 2], [3, NO_EXPERT]], [[4, NO_EXPERT], [NOT_RECORDED] * 2]]
     assert trace.recorded.tolist() == [[True, True], [True, False]]
-
-
-def test_with_facts_a_token_without_rows_was_dropped_or_not_recorded_as_the_source_said():
-    trace = rich_trace()
-    trace.experts[1, 3] = NOT_RECORDED
-    trace = replace(trace, logits=None)
-    for export in READABLE:
-        assert again(export, trace).experts[:, 3].tolist() == [[NO_EXPERT] * 2, [NOT_RECORDED] * 2]
 
 
 @pytest.mark.parametrize(
@@ -185,9 +163,6 @@ def test_a_text_that_a_small_parquet_file_repeats_is_bounded_by_the_size_of_the_
     columns = {"position": np.arange(rows), "layer": np.zeros(rows, np.int8), "expert": np.zeros(rows, np.int8)}
     with pytest.raises(InvalidTrace, match=r"200,000,000 bytes.*8,388,608"):
         EXPORTS[1].read(written(pa.table(columns | {"token": token})))
-
-
-# Files of version 1, as commit 8347c9d wrote them
 
 
 def test_a_table_says_its_tokens_once_only_where_rows_are_many(trace):

@@ -29,23 +29,25 @@ def members(trace) -> dict[str, bytes]:
     return members_of(to_trace_file(trace))
 
 
+def changed(members: dict[str, bytes], edit) -> bytes:
+    """The file again, with its JSON header changed by a function."""
+    header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
+    edit(header)
+    return npz(members | {"header.npy": npy(np.frombuffer(json.dumps(header).encode(), np.uint8))})
+
+
 @pytest.fixture
 def with_header(members):
-    """The file again, with its JSON header changed by a function."""
-
-    def change(edit) -> bytes:
-        header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
-        edit(header)
-        return npz(members | {"header.npy": npy(np.frombuffer(json.dumps(header).encode(), np.uint8))})
-
-    return change
+    return lambda edit: changed(members, edit)
 
 
-def test_numpy_alone_reads_a_trace_file(trace):
+def test_numpy_alone_reads_a_trace_file_and_what_it_saves_opens_too(trace):
     arrays = np.load(io.BytesIO(to_trace_file(trace)), allow_pickle=False)
     assert np.array_equal(arrays["experts"], trace.experts)
     assert np.array_equal(arrays["weights"], trace.weights)
     assert json.loads(bytes(arrays["header"]))["tokens"]["text"] == trace.tokens["text"].tolist()
+    np.savez(buffer := io.BytesIO(), **arrays)
+    assert from_trace_file(buffer.getvalue()).equals(trace)
 
 
 def test_the_same_trace_gives_the_same_bytes(trace):
@@ -55,13 +57,6 @@ def test_the_same_trace_gives_the_same_bytes(trace):
 def test_arrays_that_come_back_can_be_written_to(trace):
     read = from_trace_file(to_trace_file(trace))
     assert read.experts.flags.writeable and read.weights.flags.writeable and read.logits.flags.writeable
-
-
-def test_a_file_that_numpy_saved_opens_too(trace, members):
-    arrays = np.load(io.BytesIO(to_trace_file(trace)))
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    assert from_trace_file(buffer.getvalue()).equals(trace)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"layer,expert\n0,1\n", b"\x93NUMPY\x01\x00"])
@@ -233,12 +228,12 @@ WRONG_TOKENS = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in WRONG_TOKENS.items() for value in values]
 )
-def test_a_wrong_fact_about_a_token_is_refused(with_header, name, value):
+def test_a_wrong_fact_about_a_token_is_refused_with_its_row(with_header, name, value):
     def spoil(header):
         header["tokens"].setdefault("label", ["a"] * 32)
-        header["tokens"][name][0] = value
+        header["tokens"][name][7] = value
 
-    with pytest.raises(InvalidTrace):
+    with pytest.raises(InvalidTrace, match=f"Token 7 has the {name} |are at the same position"):
         from_trace_file(with_header(spoil))
 
 
@@ -308,12 +303,8 @@ def spoil_next(**changes):
     ],
 )
 def test_damaged_next_tokens_are_refused_in_a_sentence(predicted, edit, says):
-    members = members_of(to_trace_file(predicted))
-    header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
-    edit(header)
-    content = npy(np.frombuffer(json.dumps(header).encode(), np.uint8))
     with pytest.raises(InvalidTrace, match=says):
-        from_trace_file(npz(members | {"header.npy": content}))
+        from_trace_file(changed(members_of(to_trace_file(predicted)), edit))
 
 
 def packed(header, value, dtype="<f4", at=0) -> str:
@@ -365,12 +356,8 @@ def other_figure(header, value, name="norm"):
     ],
 )
 def test_damaged_outputs_of_experts_are_refused_in_a_sentence(put_out, edit, says):
-    members = members_of(to_trace_file(put_out))
-    header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
-    edit(header)
-    content = npy(np.frombuffer(json.dumps(header).encode(), np.uint8))
     with pytest.raises(InvalidTrace, match=says):
-        from_trace_file(npz(members | {"header.npy": content}))
+        from_trace_file(changed(members_of(to_trace_file(put_out)), edit))
 
 
 def test_more_outputs_than_any_reader_takes_are_not_written(put_out, monkeypatch):

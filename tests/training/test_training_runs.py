@@ -51,10 +51,6 @@ def after(alarms, *logs):
 # --- alarms
 
 
-def test_an_even_layer_is_quiet():
-    assert after(Alarms(WATCHED), *[seen(step) for step in range(1, 9)]) == [[]] * 8
-
-
 def test_an_expert_is_dead_after_an_even_share_of_a_thousand_and_back_with_a_hundredth():
     one_idle = [[250] * 4, [0, 300, 350, 350]]
     alarms = Alarms(WATCHED)
