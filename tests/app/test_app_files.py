@@ -53,12 +53,6 @@ def test_every_visitor_begins_with_the_file_that_the_server_was_started_with(sta
     assert not [text.value for text in one.markdown if "recorded beforehand" in text.value]
 
 
-def test_without_a_file_a_visit_begins_with_the_example():
-    app = visit()
-    assert visit_of(app).trace is None
-    assert [text.value for text in app.markdown if "example of this place" in text.value]
-
-
 def test_what_a_visitor_runs_takes_the_place_of_the_file_and_stays(started_with, trace, tmp_path):
     write_trace(trace, tmp_path / "mine.npz")
     started_with(tmp_path / "mine.npz")
