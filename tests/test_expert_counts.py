@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from labels import labelled
+from routed_trace import trace_of
 
-from moeviz import ExpertCounts, InvalidTrace, MissingField, ModelInfo, ParameterCounts, RoutingTrace
+from moeviz import ExpertCounts, InvalidTrace, MissingField, ParameterCounts, RoutingTrace
 from moeviz.charts import NAMED, TOPICS
 from moeviz.expert_counts import added
 from moeviz.metrics.comparison import balance_of_both, load_difference
@@ -17,11 +18,9 @@ from moeviz.metrics.inputs import COUNTS_ALONE
 from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.layers import balance_of_two, ranked_load
 from moeviz.metrics.load import balance, coverage, expert_load
-from moeviz.metrics.locality import locality
 from moeviz.metrics.placement import HELD_OUT, placement, placement_imbalance
 from moeviz.metrics.specialization import load_by_label
 from moeviz.report.plots import choices, drawn
-from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
 
 every_chart = pytest.mark.parametrize("chart", NAMED.values(), ids=list(NAMED))
@@ -49,11 +48,8 @@ def by_hand() -> RoutingTrace:
     Layer 1: a to 2 and 0 · a dropped · b to 2 alone · b not recorded.
     Layer 4: a to 0 and 1 · a to 1 alone · b not recorded · b to 1 and 0.
     """
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(1, 4), num_experts=(3, 2), top_k=2),
-        tokens=token_frame(np.zeros(4), np.arange(4), list("wxyz")).assign(label=["a", "a", "b", "b"]),
-        experts=np.array([[[2, 0], [-1, -1], [2, -1], [-2, -2]], [[0, 1], [1, -1], [-2, -2], [1, 0]]], np.int16),
-    )
+    experts = [[[2, 0], [-1, -1], [2, -1], [-2, -2]], [[0, 1], [1, -1], [-2, -2], [1, 0]]]
+    return trace_of(experts, (3, 2), layers=(1, 4), text=list("wxyz"), label=["a", "a", "b", "b"])
 
 
 @pytest.fixture
@@ -189,8 +185,6 @@ def test_counts_are_drawn_topic_by_topic(sized):
     assert words == [chart.question for chart in TOPICS["Load"]]
     with pytest.raises(MissingField, match=COUNTS_ALONE):
         sized.counts().plot.tokens()
-    with pytest.raises(MissingField, match=COUNTS_ALONE):
-        locality(sized.counts())
 
 
 @given(st.integers(1, 3), st.integers(0, 30), st.integers(1, 4), st.randoms(use_true_random=False))

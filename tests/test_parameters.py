@@ -7,11 +7,7 @@ import torch
 from survey.tiny_models import random_model, tiny_config
 from tiny_models import CONFIGS, tiny_model
 from transformers import (
-    DeepseekV3Config,
-    GptOssConfig,
     MixtralConfig,
-    OlmoeConfig,
-    Qwen3MoeConfig,
     SwitchTransformersConfig,
 )
 
@@ -31,7 +27,6 @@ from moeviz.parameters import (
 )
 
 BILLION = 10**9
-HEADS = {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
 
 
 def by_hand():
@@ -41,7 +36,7 @@ def by_hand():
 
 def test_active_counts_top_k_experts_a_layer_and_all_the_rest():
     counts = by_hand()
-    assert counts.total == 127 + 120
+    assert counts.total == sum(getattr(counts, part) for part in PARTS) == 127 + 120
     assert [active_parameters(counts, 2, convention) for convention in CONVENTIONS] == [187, 186, 184]
 
 
@@ -54,34 +49,6 @@ def test_mixtral_8x7b_to_the_last_parameter():
     info = parameters_of_config(MixtralConfig(vocab_size=32000))
     assert info.parameters.total == 46_702_792_704
     assert active_parameters(info.parameters, info.top_k) == 12_879_925_248
-
-
-@pytest.mark.parametrize(
-    ("config", "total", "active", "convention"),
-    [
-        (OlmoeConfig(intermediate_size=1024), 6.9, 1.3, "all"),
-        (
-            Qwen3MoeConfig(
-                vocab_size=151936, hidden_size=2048, num_hidden_layers=48, moe_intermediate_size=768, **HEADS
-            ),
-            30.5,
-            3.3,
-            "all",
-        ),
-        (DeepseekV3Config(), 671, 37, "without input embedding"),
-        (
-            GptOssConfig(vocab_size=201088, num_hidden_layers=24, num_local_experts=32),
-            20.9,
-            3.6,
-            "without input embedding",
-        ),
-    ],
-    ids=lambda value: getattr(value, "model_type", None),
-)
-def test_published_figures_are_met_by_the_convention_of_their_maker(config, total, active, convention):
-    info = parameters_of_config(config)
-    assert info.parameters.total / BILLION == pytest.approx(total, rel=0.01)
-    assert active_parameters(info.parameters, info.top_k, convention) / BILLION == pytest.approx(active, rel=0.02)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -124,10 +91,6 @@ def test_a_config_counts_what_a_model_in_memory_counts(family):
 
 def test_no_memory_is_taken_for_weights():
     assert {p.device for p in empty_model(MixtralConfig()).parameters()} == {torch.device("meta")}
-
-
-def test_every_part_is_a_number_of_its_own():
-    assert sum(getattr(by_hand(), part) for part in PARTS) == by_hand().total
 
 
 @pytest.mark.parametrize("name", KNOWN_MODELS)

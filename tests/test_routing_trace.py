@@ -206,11 +206,6 @@ def test_probabilities_need_a_known_score_function(trace):
         unknown.probabilities("This")
 
 
-def test_probabilities_need_logits(ids_only_trace):
-    with pytest.raises(MissingField, match="This needs router logits"):
-        ids_only_trace.probabilities("This")
-
-
 # The long form
 
 

@@ -20,6 +20,7 @@ export class Packer {
       texts: shown,
       signs: {}, // of images, which no text here has
       folded: [],
+      leading: [...texts, ""].findIndex((text) => !this.special.test(text)),
       parts: texts.flatMap((text, i) => (this.part.test(text) ? [i] : [])),
       newlines: base64(Uint8Array.from(texts, (text) => Math.min(text.split("\n").length - 1, made.mostBreaks))),
       positions: base64(Int32Array.from(texts, (_, i) => i)),

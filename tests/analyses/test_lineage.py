@@ -519,11 +519,6 @@ def test_what_the_lost_experts_did_is_looked_up_in_a_trace_or_a_dataset(layers, 
     assert "The base lost expert 3 of layer 0, and embedded, which was recorded, has no" in capsys.readouterr().err
 
 
-def test_what_cannot_be_compared_is_a_sentence_of_the_command(tmp_path, capsys):
-    assert main(["lineage", "embedded", str(tmp_path)]) == 3
-    assert capsys.readouterr().err.startswith("moeviz: The folder ")
-
-
 def test_each_format_is_read_as_its_makers_read_it():
     """Blocks of bytes at random, and the numbers that the package gguf makes of them; float8 is torch's."""
     with np.load(Path(__file__).parents[1] / "data" / "gguf_blocks.npz") as kept:

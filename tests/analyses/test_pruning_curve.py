@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from cut_models import TEXTS, loaded, logits_of, strong, without
+from routed_trace import with_outputs
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
@@ -17,7 +18,6 @@ from moeviz.analyses.what_if import what_if
 from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
-from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.pruning import (
     ALL,
     LayerLimits,
@@ -28,8 +28,6 @@ from moeviz.metrics.pruning import (
     first_to_go,
     usual_cuts,
 )
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
 FAMILIES = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss")
 
@@ -42,19 +40,14 @@ def curve():
 
 def test_scores_are_those_worked_by_hand():
     """Two slots, three tokens, three experts: expert 0 has 3 tokens, expert 1 has 2, expert 2 none."""
-    experts = np.array([[[0, 1], [1, 0], [0, NO_EXPERT]]], np.int16)
-    weights = np.array([[[0.75, 0.25], [0.75, 0.25], [1, 0]]], np.float32)
-    norm = np.array([[[2, 4], [6, 8], [10, 0]]], np.float32)
-    outputs = ExpertOutputs(norm, norm * weights, norm / 2, np.sign(norm), -np.sign(norm) / 2)
-    tokens = token_frame(np.array([0, 0, 1]), np.array([0, 1, 0]), list("aba"), np.array([1, 2, 1]))
-    trace = RoutingTrace(ModelInfo("small", "sample", (4,), (3,), 2), tokens, experts, weights, outputs=outputs)
+    trace = with_outputs()
     found = expert_scores(trace).set_index("expert")
     assert found.loc[0, ["reap", "reap_sum", "frequency", "gate_mass", "greatest"]].tolist() == [4.5, 13.5, 3, 2, 5]
     assert found.loc[1, ["reap", "reap_sum", "frequency", "gate_mass", "greatest"]].tolist() == [2.75, 5.5, 2, 1, 3]
     assert (found.loc[2].drop("layer") == 0).all()
     assert cut_order(expert_scores(trace), "reap", {4: LayerLimits(3, 2)}) == {4: (2, 1, 0)}
     with pytest.raises(MissingField, match="outputs=True"):
-        expert_scores(RoutingTrace(trace.model, tokens, experts, weights))
+        expert_scores(replace(trace, outputs=None))
 
 
 def test_of_groups_each_loses_as_many_and_none_fewer_than_a_token_needs():

@@ -35,7 +35,6 @@ from moeviz.metrics.findings import findings
 from moeviz.metrics.load import expert_load, load_caption
 from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-from moeviz.spreadsheets import table_as_csv
 from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -350,11 +349,6 @@ def test_a_hostile_name_in_an_error_stays_plain_text():
     app.file_uploader(key=session.UPLOAD).upload("x.csv", data, "text/csv").run()
     assert app.text
     assert "example.com" not in "\n".join(unsafe_elements(app))
-
-
-def test_a_table_for_spreadsheets_holds_no_formula():
-    frame = pd.DataFrame({"text": pd.Series(["=1+1", "two"], dtype="category"), "weight": [0.5, -1.0]})
-    assert table_as_csv(frame).decode().split() == ["text,weight", "'=1+1,0.5", "two,-1.0"]
 
 
 def test_file_names_keep_only_letters_and_digits(trace):

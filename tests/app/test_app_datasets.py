@@ -26,6 +26,7 @@ from moeviz.formats.dataset.opening import read_dataset
 from moeviz.metrics.balance import balance_sentence, load_beside_luck
 from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.published import published_counts
+from moeviz.training.reading import EXAMPLE_FOLDER
 from moeviz_app import settings
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -309,13 +310,12 @@ def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):
 
 
 def test_names_of_strangers_are_plain_text(serving, folder):
-    for bad in (HOSTILE[2],):
-        manifest = json.loads((folder / "manifest.json").read_text())
-        manifest["model"]["name"] = manifest["model"]["backend"] = manifest["model"]["caution"] = bad
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        app = serving(folder)
-        assert bad in sentences(app)
-        assert {element.type for element in app.main if bad in str(getattr(element, "value", ""))} <= SAFE_ELEMENTS
+    bad, manifest = HOSTILE[2], json.loads((folder / "manifest.json").read_text())
+    manifest["model"]["name"] = manifest["model"]["backend"] = manifest["model"]["caution"] = bad
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    app = serving(folder)
+    assert bad in sentences(app)
+    assert {element.type for element in app.main if bad in str(getattr(element, "value", ""))} <= SAFE_ELEMENTS
 
 
 def test_an_empty_dataset_and_one_layer_are_no_errors(serving, tmp_path):
@@ -361,7 +361,7 @@ def test_an_answer_that_comes_while_the_page_is_drawn_is_not_waited_for_in_vain(
     assert "Being read …" not in sentences(app) and pictures(app) == 7
 
 
-def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_path):
+def test_the_command_reads_a_dataset_or_a_run_before_it_serves(monkeypatch, folder, tmp_path):
     served = []
     monkeypatch.setattr(served_app.runpy, "run_module", lambda *_, **__: served.append(True))
     monkeypatch.setattr(served_app.sys, "argv", [])
@@ -369,15 +369,19 @@ def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_p
         monkeypatch.setenv(name, "")
     served_app.serve_app(8501, browser=False, files=[str(folder)])
     served_app.serve_app(8501, browser=False, files=[str(damaged(folder))])
-    assert len(served) == 2 and read_dataset(folder)
+    served_app.serve_app(8501, browser=False, files=[str(EXAMPLE_FOLDER / "aux-on")])
+    assert len(served) == 3 and read_dataset(folder)
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(InvalidTrace, match=r"manifest\.json"):
-        served_app.serve_app(8501, browser=False, files=[str(folder)])
+    (tmp_path / "routing.jsonl").write_text("{}\n")
+    for path, named in ((folder, r"manifest\.json"), (tmp_path, r"routing\.jsonl")):
+        with pytest.raises(InvalidTrace, match=named):
+            served_app.serve_app(8501, browser=False, files=[str(path)])
+    assert len(served) == 3
 
 
 def test_the_experts_of_a_dataset_are_seen_in_a_sample_of_its_texts(serving, folder):
     app = serving(folder, at="experts", dataset=NAME)
-    assert title(app) == "What the 32 experts do" and "10 texts: 400 tokens of 2 kinds" in said_of(app)
+    assert title(app) == "What the 32 experts do" and "400 tokens in 10 texts · sample" in said_of(app)
     data, trace = drawn(app, "atlas"), texts_of()
     assert data["kinds"] == ["prose", "code"] and data["query"] == {"dataset": NAME}
     counts = np.frombuffer(b64decode(data["kindCounts"]), np.uint16).reshape(4, 8, 2)

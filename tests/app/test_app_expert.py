@@ -84,6 +84,11 @@ def said(app: AppTest) -> str:
     return "\n".join(text.value for text in app.markdown)
 
 
+def said_of(app: AppTest) -> str:
+    """The same, without what keeps characters from being read as Markdown."""
+    return said(app).replace("\\", "")
+
+
 def asked(app: AppTest) -> dict[str, str]:
     return {name: values[0] if isinstance(values, list) else values for name, values in app.query_params.items()}
 
@@ -335,10 +340,6 @@ def test_what_has_no_routes_to_judge_is_a_sentence(tiny, on_offer, monkeypatch):
     assert "by what else is in its batch" in sentences(app) and f"routes of {id(trace)}" not in visit_of(app).results
 
 
-def plain(markdown: str) -> str:
-    return markdown.replace("\\", "")
-
-
 def judged(trace: RoutingTrace) -> AppTest:
     """The page Routes once the routes of a trace are judged, or refused."""
     app = press(visit(trace, name="routes"), "Judge the routes")
@@ -369,8 +370,8 @@ def test_what_routes_take_is_said_in_seconds_before_they_are_judged(tiny, on_off
     trace = moeviz.trace(tiny, TWO)
     cost, tokens = expected_cost(trace.model), 2 * POSITIONS
     unknown = visit(replace(trace, model=replace(trace.model, parameters=None)), name="routes")
-    assert f"{cost.sentence(2)}; {tokens} tokens" in plain(said(unknown))
-    assert f"{cost.sentence(2)}: about" in plain(said(visit(trace, name="routes")))
+    assert f"{cost.sentence(2)}; {tokens} tokens" in said_of(unknown)
+    assert f"{cost.sentence(2)}: about" in said_of(visit(trace, name="routes"))
     one, ten = (expected_seconds(trace.model, float(many)) for many in (tokens, 10 * tokens))
     assert 0 < one * 9.9 < ten < one * 10.1
 
@@ -487,7 +488,7 @@ def test_what_strangers_wrote_stays_text():
         trace, tokens=tokens, experts=experts, weights=None, logits=None, model=replace(trace.model, name=HOSTILE[2])
     )
     app = visit(hostile, layer="0", expert="0")
-    assert "12 of 12" in said(app).replace("\\", "")
+    assert "12 of 12" in said_of(app)
     for element in [*app.markdown, *app.caption]:
         assert not any(text in element.value for text in HOSTILE)
     assert escape_markdown(HOSTILE[3]) == "\\:material\\/home\\:"
@@ -624,10 +625,6 @@ def test_every_trace_has_an_atlas_or_one_sentence(what, monkeypatch):
     assert "this is one text" in said and not of_array(data, "name", np.uint16).any()
     assert len(json.dumps(data)) < 450_000, "and 2.5 MB of ten times as many tokens"
     assert ("a sample of 2,500" in said_of(app)) == (what == "large")
-
-
-def said_of(app: AppTest) -> str:
-    return said(app).replace("\\", "")
 
 
 def test_hostile_texts_and_labels_are_short_plain_text():

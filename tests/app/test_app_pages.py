@@ -374,9 +374,8 @@ def test_a_click_that_carries_the_address_of_before_does_not_go_back():
     assert address(app) == now | {"layer": "1"}
 
 
-@pytest.mark.parametrize("query", [{"layer": "99", "token": "99999"}])
-def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
-    app = visit(prompt="One day", **query)
+def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it():
+    app = visit(prompt="One day", layer="99", token="99999")
     assert not app.exception
     assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "One day", next_tokens=True))
     assert visit_of(app).token is None
@@ -468,17 +467,16 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
-@pytest.mark.parametrize("error", ["competitive"])
-def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
+def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace():
     traces = []
     for _ in range(2):
         app = page(EXHIBIT, None, "local_experts_1991")
         assert "This is the result that ships" in sentences(app)
-        app.selectbox(key="local-experts error").set_value(error).run()
+        app.selectbox(key="local-experts error").set_value("competitive").run()
         press(app, "Train")
         assert not app.exception and pictures(app) == 3
         assert {metric.label: metric.value for metric in app.metric}["Experts left"] == "2"
-        assert "synthetic stand-in" in sentences(app) and f"error {error}" in sentences(app)
+        assert "synthetic stand-in" in sentences(app) and "error competitive" in sentences(app)
         press(app, "Take it to other pages")
         traces.append(visit_of(app).trace)
     assert traces[0].equals(traces[1]) and traces[0].model.layer_kind == "epoch"
@@ -538,8 +536,7 @@ def test_pages_whose_marks_are_experts_have_a_way_there_by_the_keyboard(trace):
 
 def three(*traces) -> AppTest:
     """The Compare page with a third trace chosen beside the first two."""
-    app = page("moeviz_app.views.compare.compare_page", traces[-1])
-    visit_of(app).recent = SessionLibrary({f"trace {number}": trace for number, trace in enumerate(traces)})
+    app = compare(*traces)
     for number, key in enumerate(pickers.KEYS):
         app.session_state[key] = f"trace {number}"
     app.run()
@@ -650,11 +647,10 @@ def test_two_models_are_compared_by_what_holds_for_each_and_expert_by_expert_wit
     assert "nothing to do with" not in sentences(compare(one, sample_trace(seed=2)))
 
 
-@pytest.mark.parametrize("private", [True])
-def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
+def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
     monkeypatch.setattr(prune, "DRAWS", 2)
-    monkeypatch.setattr(identity, "may_keep_on_disk", lambda: private)
+    monkeypatch.setattr(identity, "may_keep_on_disk", lambda: True)
     monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::10])
     app = page("moeviz_app.views.prune.prune_page")
     assert not app.exception and not pictures(app)
@@ -670,14 +666,11 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     app.run()
     assert not app.exception and pictures(app) == 2, "it is known"
     assert next(text.value for text in app.text if text.value.startswith("layer 0: ")).count(",") == 6
-    writes = [one for one in app.button if one.label == "Write the model without them"]
-    assert bool(writes) == private
-    if private:
-        for folder, says in ((tmp_path / "none" / "a", "There is no folder"), (tmp_path / "smaller", "6 of 8 experts")):
-            app.text_input(key=session.SMALLER).set_value(str(folder)).run()
-            press(app, "Write the model without them")
-            assert not app.exception and says in sentences(app)
-        assert load_file(tmp_path / "smaller" / "model.safetensors")
+    for folder, says in ((tmp_path / "none" / "a", "There is no folder"), (tmp_path / "smaller", "6 of 8 experts")):
+        app.text_input(key=session.SMALLER).set_value(str(folder)).run()
+        press(app, "Write the model without them")
+        assert not app.exception and says in sentences(app)
+    assert load_file(tmp_path / "smaller" / "model.safetensors")
     app.multiselect(key=session.CRITERIA).set_value(["gate_mass"]).run()
     assert not app.exception and not pictures(app), "of other criteria nothing is known"
 

@@ -10,7 +10,6 @@ from app_pages import SAFE_ELEMENTS, SECONDS, address, go_to, pictures, sentence
 from made_runs import HOSTILE, layer, made_run, run_file
 from streamlit.testing.v1 import AppTest
 
-from moeviz.cli import app as served_app
 from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
@@ -261,19 +260,6 @@ def test_runs_are_known_from_traces_and_snapshots_from_both(tmp_path):
     assert len(run_at(EMBEDDED).logs) == 0 and len(run_at(EMBEDDED).snapshots) >= 6
     with pytest.raises(InvalidTrace, match="no snapshots"):
         snapshots_run(tmp_path)
-
-
-def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
-    served = []
-    monkeypatch.setattr(served_app.runpy, "run_module", lambda *_, **__: served.append(True))
-    monkeypatch.setattr(served_app.sys, "argv", [])
-    for name in (served_app.FILES, served_app.WAY, served_app.UVICORN_TRUSTS):
-        monkeypatch.setenv(name, "")
-    served_app.serve_app(8501, browser=False, files=[str(EXAMPLE_FOLDER / "aux-on")])
-    assert served
-    (tmp_path / "routing.jsonl").write_text("{}\n")
-    with pytest.raises(InvalidTrace, match=r"routing\.jsonl"):
-        served_app.serve_app(8501, browser=False, files=[str(tmp_path)])
 
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():

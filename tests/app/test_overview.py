@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from app_pages import drawn, first_page, pictures, sentences, topic_page, visit_of
 from PIL import Image
+from routed_trace import trace_of
 from streamlit.testing.v1 import AppTest
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import RoutingTrace
 from moeviz.charts import theme
 from moeviz.charts.overview import BRUSH, HOVERED, LETTERS, brushed_window, first_choice_overview, png, with_window
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_layer, visible
-from moeviz.routing_trace import NO_EXPERT, token_frame
+from moeviz.routing_trace import NO_EXPERT
 from moeviz.testing import sample_trace
 from moeviz_app.session import session
 from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
@@ -36,11 +37,7 @@ def by_hand() -> RoutingTrace:
     Layer 5: - 2 - | 0 2 0 | 2  so 2 with one vote of three, 0 with two, 2 with one of one. 2 is first, 0 second.
     """
     first = [[3, 1, 1, 2, 0, 3, -1], [-1, 2, -1, 0, 2, 0, 2]]
-    return RoutingTrace(
-        model=ModelInfo("by hand", "test", layers=(1, 5), num_experts=(4, 3), top_k=1),
-        tokens=token_frame(np.zeros(7), np.arange(7), list("abcdefg")),
-        experts=np.array(first, np.int16)[..., None],
-    )
+    return trace_of(np.array(first)[..., None], (4, 3), layers=(1, 5), text=list("abcdefg"))
 
 
 def random_trace(layers: int, tokens: int, experts: int) -> RoutingTrace:

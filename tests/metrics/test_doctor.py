@@ -9,7 +9,7 @@ import pytest
 from routed_trace import trace_of
 
 import moeviz
-from moeviz import ExpertCounts, InvalidTrace, RoutingTrace
+from moeviz import ExpertCounts, RoutingTrace
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
@@ -118,13 +118,6 @@ def test_findings_say_the_layer_and_the_row(found):
     assert [int(n) for n in found[ONCE_IN_TWENTY]["rows"]] == [75] * 6
     assert found["first row lost, beside the true one"]["check"].tolist() == ["rows"]
     assert "the first lost a row" in found["first row lost, beside the true one"].iloc[0]["says"]
-
-
-def test_an_id_that_is_the_number_of_experts_is_refused_with_its_row(routing):
-    ids = routing["ids"][:, :TOKENS].copy()
-    ids[4, 17, 1] = EXPERTS
-    with pytest.raises(InvalidTrace, match="Got expert 8 in layer 4, token 17"):
-        as_trace(ids)
 
 
 def test_nothing_is_said_of_twenty_good_traces(routing):

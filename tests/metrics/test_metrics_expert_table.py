@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from routed_trace import trace_of
+from routed_trace import trace_of, with_outputs
 
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import DIGITS, ROUTING, expert_table_of, names_by_chance, reference_routing
-from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.contribution import contribution, contribution_caption, missed_sentence
 from moeviz.metrics.expert_names import UNNAMED, expert_names
 from moeviz.metrics.expert_names import names_by_chance as names_of_other_routing
@@ -33,8 +32,6 @@ from moeviz.metrics.expert_table import (
     with_twins,
     with_writing,
 )
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.testing import sample_trace
 
 WHERE = ["layer", "expert"]
@@ -46,16 +43,7 @@ def of(table, layer, expert):
 
 @pytest.fixture
 def small():
-    """One layer of three experts, top-2, three tokens: 01, 10, 0 alone; expert 2 has none.
-
-    norms 2 4 / 6 8 / 10 -: expert 0 has 2, 8 and 10, expert 1 has 4 and 6. Weights 3/4 and 1/4, then 1.
-    """
-    experts = np.array([[[0, 1], [1, 0], [0, NO_EXPERT]]], np.int16)
-    weights = np.array([[[0.75, 0.25], [0.75, 0.25], [1, 0]]], np.float32)
-    norm = np.array([[[2, 4], [6, 8], [10, 0]]], np.float32)
-    outputs = ExpertOutputs(norm, norm * weights, norm / 2, np.sign(norm), -np.sign(norm) / 2)
-    tokens = token_frame(np.array([0, 0, 1]), np.array([0, 1, 0]), list("aba"), np.array([1, 2, 1]))
-    return RoutingTrace(ModelInfo("small", "sample", (4,), (3,), 2), tokens, experts, weights, outputs=outputs)
+    return with_outputs()
 
 
 def test_sums_are_those_worked_by_hand(small):

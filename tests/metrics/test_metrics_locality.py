@@ -124,7 +124,7 @@ def test_labels_are_needed_for_labels_alone(trace):
         locality_by_label(trace)
 
 
-def test_published_figures_stand_beside_a_model_of_8_experts_and_top_2(trace):
+def test_published_figures_stand_beside_the_unchanged_rows_of_a_model_of_8_experts_and_top_2(trace):
     """Layer 15, first choice: 27.9 28.4 28.1 26.1 25.3 24.6 27.2 23.6, of which the mean is 26.4%."""
     frame = locality_beside_mixtral(trace)
     published = frame[frame["routing"] == MIXTRAL].set_index(["layer", "choice"])
@@ -133,17 +133,9 @@ def test_published_figures_stand_beside_a_model_of_8_experts_and_top_2(trace):
     assert (row["share"], row["lowest"], row["highest"]) == pytest.approx((0.264, 0.236, 0.284))
     assert published.loc[(31, "first or second choice"), "highest"] == pytest.approx(0.536)
     assert published["load_chance"].isna().all() and published["pairs"].isna().all()
-
-
-def test_published_figures_do_not_change_the_rows_of_the_trace(trace):
-    frame = locality_beside_mixtral(trace)
     own = frame[frame["routing"] != MIXTRAL].astype({"pairs": "int64"})
     pd.testing.assert_frame_equal(own[locality(trace).columns], locality(trace))
     assert own[["lowest", "highest"]].isna().all(axis=None)
-
-
-def test_published_figures_have_the_chance_of_the_trace(trace):
-    frame = locality_beside_mixtral(trace)
     chances = frame.groupby("choice")["uniform_chance"].agg(lambda chance: chance.max() - chance.min())
     assert chances.tolist() == pytest.approx([0, 0])
 

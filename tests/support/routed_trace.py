@@ -1,12 +1,14 @@
 """A trace with the experts that a test writes down."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.routing_trace import token_frame
+from moeviz.expert_outputs import ExpertOutputs
+from moeviz.routing_trace import NO_EXPERT, token_frame
 
 
 def trace_of(experts: Any, num_experts: int | tuple[int, ...] = 8, **given: Any) -> RoutingTrace:
@@ -35,3 +37,15 @@ def routed(sequences: list[list[list[int]]], num_experts: int, **given: Any) -> 
     chosen = [[slots for tokens in sequences for slots in tokens]]
     more = {"layers": (2,), "text": ["x"] * len(sequence)} | given
     return trace_of(chosen, num_experts, sequence=sequence, position=position, **more)
+
+
+def with_outputs() -> RoutingTrace:
+    """Two slots, three tokens "a b a" in two texts, three experts of layer 4, worked by hand.
+
+    norms 2 4 / 6 8 / 10 -: expert 0 has 2, 8 and 10, expert 1 has 4 and 6. Weights 3/4 and 1/4, then 1.
+    """
+    weights = np.array([[[0.75, 0.25], [0.75, 0.25], [1, 0]]], np.float32)
+    norm = np.array([[[2, 4], [6, 8], [10, 0]]], np.float32)
+    outputs = ExpertOutputs(norm, norm * weights, norm / 2, np.sign(norm), -np.sign(norm) / 2)
+    texts = {"text": list("aba"), "token_id": [1, 2, 1], "weights": weights}
+    return replace(routed([[[0, 1], [1, 0]], [[0, NO_EXPERT]]], 3, layers=(4,), **texts), outputs=outputs)

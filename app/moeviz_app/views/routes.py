@@ -81,7 +81,7 @@ def show_alike(trace: RoutingTrace) -> None:
     texts, token = usual(trace.model), session.selected_token()
     if texts is None or token is None:
         return
-    place = st.expander("Which tokens of other texts are routed like this one?", key="alike", on_change="rerun")
+    place = st.expander("Which tokens of other texts are routed like this one?", key="alike is open", on_change="rerun")
     if not place.open:
         return
     text = visible(trace.tokens["text"].iloc[token])
