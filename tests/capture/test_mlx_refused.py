@@ -135,12 +135,10 @@ class TestWithMlx:
         change_config(folder, json.loads("{" + said.partition("Add ")[2].removesuffix(" to config.json.") + "}"))
         moeviz.load_model(str(folder), backend="mlx")
 
-    def test_scaling_of_positions_that_mlx_lm_does_not_see_is_refused(self, mixtral):
+    def test_scaling_of_positions_that_mlx_lm_does_not_see_or_that_each_kind_of_layer_has_is_refused(self, mixtral):
         rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 1e6}
         change_config(mixtral, {"rope_parameters": rope})
         refused(mixtral, "has 'yarn' in rope_parameters, where mlx-lm's mixtral does not look")
-
-    def test_rope_parameters_for_each_kind_of_layer_are_refused(self, mixtral):
         change_config(mixtral, {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}})
         refused(mixtral, "rope_parameters of their own")
 

@@ -18,7 +18,6 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import FineGrainedFP8Config, core_model_loading
 from transformers.integrations import finegrained_fp8
 
-from moe_kernels.tiles import Device, why_not_experts
 from moeviz.capture import corpus
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.interventions.mute import Mute
@@ -334,8 +333,3 @@ def test_packed_experts_are_counted_and_recorded_and_not_compared(packed, monkey
     assert same.mean() > 0.8 and not np.array_equal(heard.outputs.norm, whole.outputs.norm)
     np.testing.assert_allclose(heard.outputs.norm[same], whole.outputs.norm[same], rtol=0.3)
     assert (nearest_by_weights(plain)["twin"] >= 0).all() and (nearest_by_weights(model)["twin"] == -1).all()
-
-
-def test_experts_in_8_bits_are_not_for_our_kernels():
-    why = why_not_experts(torch.float8_e4m3fn, Device(90, 232_448))
-    assert why == "moeviz's kernels run experts in bfloat16 and float16, and these are in float8_e4m3fn"

@@ -135,43 +135,21 @@ def test_a_shard_that_is_written_twice_is_there_once(texts, store):
     assert contents(store) == before
 
 
-DAMAGE = {
-    "cut": ("shard-000002 is damaged: load.parquet has 5 bytes", "load.parquet"),
-    "changed": ("shard-000002 is damaged: tokens.parquet is not what was written", "tokens.parquet"),
-    "missing": ("shard-000002 is missing", ""),
-    "doubled": ("shard-000009 is not in the manifest", ""),
-}
-
-
 @needs_a_store
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_not_as_it_was_written_is_named(damage, texts, store):
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [("cut", "shard-000002 is damaged: load.parquet has 5 bytes"), ("doubled", "shard-000009 is not in the manifest")],
+)
+def test_what_is_not_as_it_was_written_is_named(damage, sentence, texts, store):
     write_corpus(MadeUpEngine(), [str(texts)], store, SMALL)
-    sentence, name = DAMAGE[damage]
     shard = store / "shard-000002"
     if damage == "cut":
-        (shard / name).write_bytes(b"short")
-    elif damage == "changed":
-        data = bytearray((shard / name).read_bytes())
-        data[len(data) // 2] ^= 1
-        (shard / name).write_bytes(bytes(data))
-        assert check_dataset(read_dataset(store)) == [f"{sentence}."]
-        return
-    for file in shard.files():
-        if damage == "missing":
-            remove(shard / file)
-        elif damage == "doubled":
-            (store / "shard-000009" / file).write_bytes((shard / file).read_bytes())
+        (shard / "load.parquet").write_bytes(b"short")
+    for file in shard.files() if damage == "doubled" else ():
+        (store / "shard-000009" / file).write_bytes((shard / file).read_bytes())
     with pytest.raises(InvalidTrace, match=sentence):
         read_dataset(store)
     assert len(read_dataset(store, partial=True).shards) == (4 if damage == "doubled" else 3)
-
-
-def remove(place: S3Path) -> None:
-    from moeviz.formats.dataset.s3 import asking
-
-    with asking(place) as store:
-        store.delete_file(place.key)
 
 
 @needs_a_store

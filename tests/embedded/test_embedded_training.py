@@ -96,11 +96,8 @@ def routing(probabilities, experts):
     return RouterOutput(probabilities.log(), probabilities, experts, counts)
 
 
-def test_an_even_load_has_a_balancing_loss_of_one():
+def test_the_balancing_loss_is_one_for_an_even_load_and_the_number_of_experts_for_a_collapsed_router():
     assert load_balancing_loss(routing([[0.25] * 4] * 4, [[0, 1], [2, 3]] * 2)) == pytest.approx(1)
-
-
-def test_a_collapsed_router_has_a_balancing_loss_of_the_number_of_experts():
     assert load_balancing_loss(routing([[1.0, 0.0, 0.0, 0.0]] * 3, [[0]] * 3)) == pytest.approx(4)
 
 

@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 
 from moeviz import ExpertCounts, InvalidTrace, MoevizError, RoutingTrace
 from moeviz.errors import NotSaid
-from moeviz.file_limits import shown
 from moeviz.formats.exports import open_path, read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
 from moeviz.formats.importers.importer import SAYS, ImportOptions, Source, flag, source_of
@@ -436,7 +435,3 @@ def test_damaged_files_are_read_or_refused_in_one_sentence():
     came, _, _ = tried(200, seed=7)
     assert came.keys() <= {"read", "refused"}
     assert came["refused"] > 50
-
-
-def test_an_array_is_shown_in_one_line():
-    assert "\n" not in shown(np.zeros((3, 9)))

@@ -99,7 +99,8 @@ def test_every_tile_fits_into_the_memory_of_its_device(device):
 
 def test_experts_run_in_kernels_in_16_bits_and_on_gpus_with_the_tensor_cores_for_it():
     assert why_not_experts(torch.bfloat16, RTX_4090) == "" == why_not_experts(torch.float16, A100)
-    assert "are in float32" in why_not_experts(torch.float32, H100)
+    for dtype in (torch.float32, torch.float8_e4m3fn):
+        assert f"are in {str(dtype).removeprefix('torch.')}" in why_not_experts(dtype, H100)
     for device in (Device(75, 65_536), Device(0, 65_536)):  # a T4, and a GPU of AMD's
         assert "compute capability 8.0" in why_not_experts(torch.bfloat16, device)
 

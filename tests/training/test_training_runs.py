@@ -33,12 +33,6 @@ def seen(step, counts=EVEN, tokens=10**6, aux=True, coefficient=0.1, **figures):
     return LogFigures(step, np.array(counts), [plain, plain], tokens, aux, coefficient)
 
 
-def alarms_said(alarms, log):
-    """The sentences of one log."""
-    alarms.follow([log.step], log.counts[None])
-    return [event["says"] for event in alarms.judge(log)]
-
-
 def after(alarms, *logs):
     """What is said at each log."""
     found = []
@@ -72,7 +66,10 @@ def test_an_expert_is_dead_after_an_even_share_of_a_thousand_and_back_with_a_hun
 def test_another_expert_that_dies_is_said_and_one_that_is_not_back_is_not_said_again():
     logs = [[0, 400, 300, 300], [0, 400, 300, 300], [0, 1000, 0, 0], [0, 1000, 0, 0], [0, 1000, 0, 1]]
     alarms = Alarms(WATCHED, Rules(dead=250, ignore=("load", "collapse")))
-    found = [alarms_said(alarms, seen(step, [[250] * 4, counts])) for step, counts in enumerate(logs, 1)]
+    found = []
+    for log in [seen(step, [[250] * 4, counts]) for step, counts in enumerate(logs, 1)]:
+        alarms.follow([log.step], log.counts[None])
+        found.append([event["says"] for event in alarms.judge(log)])
     assert found[1] == [] and found[3] == []
     assert found[4] == [
         "step 5: layer 1: 2 of 4 experts have been dead since step 3; the coefficient of the aux loss is 0.1"

@@ -152,11 +152,10 @@ def broken(model, batch, how, watched):
     """Graph breaks of a step, and what was counted."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    call = torch.compile(model, backend="aot_eager") if how == "wrapped" else model
-    for part in [model] if how == "in place" else model.model.layers if how == "by layer" else []:
+    for part in [model] if how == "in place" else model.model.layers:
         part.compile(backend="aot_eager")
-    health = RoutingHealth(call) if watched else None
-    call(**batch).loss.backward()
+    health = RoutingHealth(model) if watched else None
+    model(**batch).loss.backward()
     counts = None
     if health:
         health.step()
