@@ -67,13 +67,13 @@ def show_routes(trace: RoutingTrace) -> None:
         if token is None:
             say("Choose a token above, to see all its routes.")
             return
-        position = int(trace.tokens["position"].iloc[token])
+        sequence, position = (int(trace.tokens[name].iloc[token]) for name in ("sequence", "position"))
         heading(ROUTES)
-        if (sentence := found.sentence(0, position, layer)) is None:
+        if (sentence := found.sentence(sequence, position, layer)) is None:
             say("The last token and special ones have no routes to compare: choose another token above.")
             return
         st.text(sentence)
-        picture_and_words(ROUTES, ROUTES.measure(found, 0, position, layer))
+        picture_and_words(ROUTES, ROUTES.measure(found, sequence, position, layer))
 
 
 def show_alike(trace: RoutingTrace) -> None:
