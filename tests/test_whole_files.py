@@ -49,7 +49,6 @@ OTHERWISE = {
     "moeviz/training/routing_file.py:write_table": "to a file of `replacing`",
     "moeviz/history/shared/results.py:savez_compressed": "to a file of `replacing`",
     "moeviz/spreadsheets.py:to_csv": "to memory",
-    "moeviz/analyses/pruning/recorded.py:*": "to memory",
     "moeviz/formats/exports.py:to_csv": "ours, which returns bytes",
     "app/moeviz_app/views/expert_jobs.py:to_csv": "to memory",
     "moeviz/analyses/pruning/checkpoint.py:*": "in a folder of `new_folder`",

@@ -9,21 +9,25 @@ are routed.
 """
 
 import argparse
+import io
 import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pandas as pd
 
 import moeviz
-from moeviz.analyses.lineage import lineage
+from models.training.steering import steering_trial
+from moeviz.analyses import recorded
+from moeviz.analyses.lineage import Lineage, lineage
 from moeviz.analyses.muting import muted_by_label
-from moeviz.analyses.pruning import recorded
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
-from moeviz.analyses.steering import steering_trial
+from moeviz.analyses.pruning.result import PruningCurve
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.cli.main import main as moeviz_command
@@ -43,6 +47,7 @@ from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import first_tokens
 from moeviz.metrics.expert import loss_of_all
 from moeviz.metrics.expert_names import names_by_chance
+from moeviz.metrics.routes import RouteRegret
 
 log = logging.getLogger("moeviz.training")
 
@@ -89,18 +94,44 @@ def write_steering() -> None:
 def write_routes() -> None:
     """Write what the page Routes opens with."""
     found = moeviz.route_regret(moeviz.load_model(), texts_over_training(), positions=recorded.POSITIONS)
-    recorded.ROUTES.write_bytes(recorded.routes_as_file(found))
+    recorded.ROUTES.write_bytes(routes_as_file(found))
 
 
 def write_pruning() -> None:
     """Write what the pages Prune and Lineage open with."""
     how = {"criteria": recorded.CRITERIA, "draws": recorded.DRAWS, "seed": recorded.SEED, "tokens": recorded.TOKENS}
     curve = pruning_curve(moeviz.load_model(), texts_that_ship(), **how)
-    recorded.PRUNING.write_text(recorded.curve_as_json(curve), "utf-8")
+    recorded.PRUNING.write_text(curve_as_json(curve), "utf-8")
     with TemporaryDirectory() as folder:
         child = str(Path(folder, recorded.CHILD))
         Checkpoint.of(EMBEDDED, None).write(child, curve.cut("reap", 1), {})
-        recorded.LINEAGE.write_text(recorded.lineage_as_json(lineage(EMBEDDED, child)), "utf-8")
+        recorded.LINEAGE.write_text(lineage_as_json(lineage(EMBEDDED, child)), "utf-8")
+
+
+def curve_as_json(curve: PruningCurve) -> str:
+    """Return a curve of the texts that ship as JSON: its tables as CSV, what it rests on, and its draws."""
+    tables = {name: getattr(curve, name).to_csv(index=False, float_format="%.7g") for name in recorded.TABLES}
+    limits = {layer: asdict(of) for layer, of in curve.limits.items()}
+    drawn = [[in_all, cut, *losses] for (in_all, cut), losses in curve.drawn.items()]
+    facts = {"loss": curve.loss, "blocks": dict(curve.blocks), "limits": limits, "drawn": drawn}
+    return json.dumps(tables | facts, indent=1) + "\n"
+
+
+def routes_as_file(found: RouteRegret) -> bytes:
+    """Return how well tokens are routed as an .npz file: arrays, the cells as Parquet, and the rest as JSON."""
+    facts = {name: getattr(found, name) for name in ("every", "left_out", "error", "forwards", "heads")}
+    file, cells = io.BytesIO(), np.frombuffer(found.cells.to_parquet(index=False), np.uint8)
+    np.savez_compressed(file, cells=cells, losses=found.losses, routes=found.routes, facts=np.array(json.dumps(facts)))
+    return file.getvalue()
+
+
+def lineage_as_json(found: Lineage) -> str:
+    """Return a lineage without splices as JSON."""
+    table = found.table.assign(
+        **{name: found.table[name].map(lambda some: " ".join(map(str, some))) for name in recorded.LISTED}
+    ).to_csv(index=False)
+    facts = {name: getattr(found, name) for name in ("layers", "formats", "chance", "threshold", "left_out")}
+    return json.dumps({"table": table} | facts, indent=1) + "\n"
 
 
 def write_table(name: str, texts: list[tuple[str, str]]) -> None:

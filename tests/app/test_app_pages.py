@@ -19,7 +19,7 @@ from moeviz.analyses import what_if as what_if_module
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
-from moeviz.analyses.pruning.recorded import (
+from moeviz.analyses.recorded import (
     POSITIONS,
     SEED,
     TOKENS,

@@ -29,7 +29,6 @@ from moeviz_app.widgets.pickers import choice_of
 
 PAGE = "Routes"
 ADDRESS = page_address(short_text("through", session.A_PATH, cleared=True))
-POSITIONS = 10  # tokens of each text that are judged
 VIEWS = {"How much is at stake": STAKE, "How well it was routed": WELL}
 GROUPS = {
     "certainty": "certainty",
@@ -105,6 +104,8 @@ def routes_page() -> None:
 def _judged(trace: RoutingTrace) -> None:
     st.subheader("Was it routed well?", anchor=False)
     if (found := routes_of(trace)) is None:
+        from moeviz.analyses.recorded import POSITIONS
+
         offer_routes(trace, POSITIONS)
         return
     if found is reference_routes():

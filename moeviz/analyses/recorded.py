@@ -8,7 +8,6 @@ experts up helps, and how well tokens are routed. `python -m models.training.ref
 import io
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -30,15 +29,6 @@ DRAWS, TOKENS, SEED = 3, 64, 0
 TABLES = ("losses", "scores")
 LISTED = {"base_experts": int, "parts": float}  # columns of tuples
 FIGURES = ("similarity", "difference", "runner_up")  # of a lineage; NaN without a source
-
-
-def curve_as_json(curve: PruningCurve) -> str:
-    """Return a curve of the texts that ship as JSON: its tables as CSV, what it rests on, and its draws."""
-    tables = {name: getattr(curve, name).to_csv(index=False, float_format="%.7g") for name in TABLES}
-    limits = {layer: asdict(of) for layer, of in curve.limits.items()}
-    drawn = [[in_all, cut, *losses] for (in_all, cut), losses in curve.drawn.items()]
-    facts = {"loss": curve.loss, "blocks": dict(curve.blocks), "limits": limits, "drawn": drawn}
-    return json.dumps(tables | facts, indent=1) + "\n"
 
 
 def recorded_curve(texts: Iterable[tuple[str, str]]) -> PruningCurve:
@@ -74,28 +64,11 @@ def recorded_steering() -> SteeringTrial:
     return SteeringTrial(**facts | {"at_random": tuple(facts["at_random"])})
 
 
-def routes_as_file(found: RouteRegret) -> bytes:
-    """Return how well tokens are routed as an .npz file: arrays, the cells as Parquet, and the rest as JSON."""
-    facts = {name: getattr(found, name) for name in ("every", "left_out", "error", "forwards", "heads")}
-    file, cells = io.BytesIO(), np.frombuffer(found.cells.to_parquet(index=False), np.uint8)
-    np.savez_compressed(file, cells=cells, losses=found.losses, routes=found.routes, facts=np.array(json.dumps(facts)))
-    return file.getvalue()
-
-
 def recorded_routes() -> RouteRegret:
     """Read how well the embedded model routes ten tokens of each text that ships."""
     with np.load(ROUTES) as file:
         facts, cells = json.loads(str(file["facts"])), pd.read_parquet(io.BytesIO(file["cells"].tobytes()))
         return RouteRegret(cells, file["losses"], file["routes"], reference_routing().model, **facts)
-
-
-def lineage_as_json(found: Lineage) -> str:
-    """Return a lineage without splices as JSON."""
-    table = found.table.assign(
-        **{name: found.table[name].map(lambda some: " ".join(map(str, some))) for name in LISTED}
-    ).to_csv(index=False)
-    facts = {name: getattr(found, name) for name in ("layers", "formats", "chance", "threshold", "left_out")}
-    return json.dumps({"table": table} | facts, indent=1) + "\n"
 
 
 def recorded_lineage() -> Lineage:
