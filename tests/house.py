@@ -67,6 +67,7 @@ MAY_IMPORT = {
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
     "moeviz/checks.py": f"moeviz.analyses moeviz.capture moeviz.metrics {INERT} transformers",
+    "moeviz/recorded_answers.py": f"moeviz.analyses moeviz.embedded moeviz.metrics {INERT}",
     "moeviz/launch.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.

@@ -22,7 +22,7 @@ import pandas as pd
 
 import moeviz
 from models.training.steering import steering_trial
-from moeviz.analyses import recorded
+from moeviz import recorded_answers as recorded
 from moeviz.analyses.lineage import Lineage, lineage
 from moeviz.analyses.muting import muted_by_label
 from moeviz.analyses.pruning.checkpoint import Checkpoint

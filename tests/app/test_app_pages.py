@@ -19,15 +19,6 @@ from moeviz.analyses import what_if as what_if_module
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
-from moeviz.analyses.recorded import (
-    POSITIONS,
-    SEED,
-    TOKENS,
-    recorded_curve,
-    recorded_lineage,
-    recorded_routes,
-    recorded_steering,
-)
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -47,6 +38,15 @@ from moeviz.metrics.contrast import (
 )
 from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.tokens import visible, written_text
+from moeviz.recorded_answers import (
+    POSITIONS,
+    SEED,
+    TOKENS,
+    recorded_curve,
+    recorded_lineage,
+    recorded_routes,
+    recorded_steering,
+)
 from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded, run_request

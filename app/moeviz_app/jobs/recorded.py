@@ -94,7 +94,7 @@ def reference_muted() -> pd.DataFrame:
 @st.cache_resource(show_spinner=False)
 def reference_routes() -> RouteRegret:
     """Return how well the embedded model routes tokens of the held-out texts."""
-    from moeviz.analyses.recorded import recorded_routes
+    from moeviz.recorded_answers import recorded_routes
 
     return recorded_routes()
 

@@ -109,7 +109,7 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
         say(why)
         return
     if trace is recorded.held_out(EMBEDDED):
-        from moeviz.analyses.recorded import recorded_steering
+        from moeviz.recorded_answers import recorded_steering
 
         st.text(steering_sentence(cached_for_example(trace, "steering", recorded_steering)))
     session.start_with(session.AMOUNT, 2.0)

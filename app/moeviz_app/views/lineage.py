@@ -39,7 +39,7 @@ def lineage_page() -> None:
         if (known := visit().lineage) is not None and known[:2] == (base, child):
             _show(known[2])
         elif known is None and (base, child) == _usual():
-            from moeviz.analyses.recorded import recorded_lineage
+            from moeviz.recorded_answers import recorded_lineage
 
             example_note(
                 "The embedded model, and a checkpoint without one expert of each layer: the one least needed by "

@@ -78,7 +78,7 @@ def prune_page() -> None:
 
 def _recorded(texts: tuple[tuple[str, str], ...], criteria: tuple[str, ...]) -> "PruningCurve | None":
     """Return the curve that ships, read once for all, if these are its texts and criteria."""
-    from moeviz.analyses.recorded import CRITERIA, recorded_curve
+    from moeviz.recorded_answers import CRITERIA, recorded_curve
 
     if texts != tuple(texts_that_ship()) or set(criteria) != {*CRITERIA}:
         return None

@@ -104,7 +104,7 @@ def routes_page() -> None:
 def _judged(trace: RoutingTrace) -> None:
     st.subheader("Was it routed well?", anchor=False)
     if (found := routes_of(trace)) is None:
-        from moeviz.analyses.recorded import POSITIONS
+        from moeviz.recorded_answers import POSITIONS
 
         offer_routes(trace, POSITIONS)
         return
