@@ -142,8 +142,7 @@ def bits_study(
         trace_corpus(of, stretches, outputs=True, progress=lambda *_: steps.one_more())
         for of, stretches in zip(readers, measuring, strict=False)
     ]
-    of_experts = [_of_experts(trace, matrices, segment) for trace in traces]
-    frames = [_units(each, matrices, units) for each in of_experts]
+    frames = [_units(_of_experts(trace, matrices, segment), matrices, units) for trace in traces]
     for frame in frames:  # refused before hours of measuring
         plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)
     judging = [*as_read(readers[1], judged, tokens)]
@@ -176,7 +175,7 @@ def bits_study(
     table = _table([(name, size) for name, size, _ in plans], losses, count)
     loss = float(losses[0] / count)
     facts = bits, budget, loss, calibrated, judged, seed, drawn, segment
-    return BitsStudy(model.info, blocks, frame, of_experts[0], table, *facts)
+    return BitsStudy(model.info, blocks, frame, _of_experts(traces[0], matrices, None), table, *facts)
 
 
 def _of_experts(trace: RoutingTrace, matrices: Matrices, segment: str | None) -> pd.DataFrame:

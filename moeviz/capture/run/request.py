@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.replay import Replay
@@ -76,7 +76,7 @@ class CaptureRequest:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
 
     @classmethod
-    def of(cls, prompt: Prompt) -> Self:
+    def of(cls, prompt: Prompt) -> "CaptureRequest":
         """Return the request to read one text as it is, or one conversation as a chat."""
         return cls((prompt,), chat=not isinstance(prompt, str))
 
