@@ -8,6 +8,7 @@ and names are quoted as they are.
 import tomllib
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
+from math import isnan
 from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -268,11 +269,15 @@ def needed_by(
 def name_that_holds(
     name: str, precision: float, recall: float, f1: float, f1_token: float, f1_kind: float, f1_position: float
 ) -> str:
-    more = "The token by itself says more" if f1_token > f1 else "It says more than the token by itself"
+    if isnan(f1_token):
+        more, by_token = "The trace does not say which tokens they are", ""
+    else:
+        more = "The token by itself says more" if f1_token > f1 else "It says more than the token by itself"
+        by_token = f" {f1_token:.2f} by the token,"
     return (
         f"{name}: it has {percent(precision)} of these tokens, and they are {percent(recall)} of all that it has, on "
-        f"texts that did not choose the name. {more}: F1 {f1:.2f} by the name, {f1_token:.2f} by the token, "
-        f"{f1_kind:.2f} by the kind of text, {f1_position:.2f} by the position."
+        f"texts that did not choose the name. {more}: F1 {f1:.2f} by the name,{by_token} {f1_kind:.2f} by the kind of "
+        f"text, {f1_position:.2f} by the position."
     )
 
 
@@ -603,12 +608,12 @@ def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -
 
 
 @claim
-def paths_beyond(distinct: int, shuffled: float, often: int, holding: int, by_chance: int) -> str:
+def paths_beyond(layers: int, distinct: int, shuffled: float, often: int, holding: int, by_chance: int) -> str:
     depend = "are not independent" if distinct < shuffled else "look independent"
     return (
-        f"Tokens take {distinct:,} different paths, and {shuffled:,.0f} if each layer's choices are shuffled within "
-        f"the kind of text: layers {depend} given the kind. Of {often:,} common paths, {holding:,} come more often "
-        f"than that also on texts set aside; of shuffled ones {by_chance:,}."
+        f"Tokens take {distinct:,} different paths of {layers} layers, and {shuffled:,.0f} if each layer's choices are "
+        f"shuffled within the kind of text: layers {depend} given the kind. Of {often:,} common paths, "
+        f"{holding:,} come more often than that also on texts set aside; of shuffled ones {by_chance:,}."
     )
 
 
@@ -622,6 +627,11 @@ def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: f
 
 @claim
 def names_that_predict(better: int, names: int, f1: float, f1_token: float, f1_kind: float) -> str:
+    if isnan(f1_token):
+        return (
+            f"This trace has neither texts nor ids of tokens, so the rules of {count(names, 'expert')} are judged "
+            f"beside the kind of text alone: F1 {f1:.2f} on average, by the kind of text {f1_kind:.2f}."
+        )
     decoration = " So a name in words is mostly decoration here." if 2 * better < names else ""
     return (
         f"On texts that did not choose them, the rules of {better:,} of {names:,} experts predict better than the "

@@ -20,7 +20,7 @@ from moeviz.claims import Claim
 from moeviz.errors import MissingField
 from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.metrics.tokens import PART_OF_CHARACTER
+from moeviz.metrics.tokens import PART_OF_CHARACTER, tokens_are_known
 from moeviz.metrics.vocabulary import INSIDE, SPECIAL, WORD, kind_of
 from moeviz.metrics.words import one_row, short
 from moeviz.model_info import ModelInfo
@@ -68,7 +68,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     recall float64 (of the expert's tokens, the share that is of the name) · share float64 (of all tokens, those of the
     name) · phi float64 · f1, f1_token, f1_kind, f1_position, f1_always float64 (of the rule, the tables, and "always")
     · beats_token bool (the rule is better than the token, both ways round). The first four figures are of the texts set
-    aside; all are NaN without a rule. Raises `MissingField` if there is only one text.
+    aside; all are NaN without a rule, and f1_token in a trace that has neither texts nor ids of tokens. Raises
+    `MissingField` if there is only one text.
 
     Source: RouterInterp (Sci4DL 2026) asks for names that predict; the rules and controls are moeviz's own.
     """
@@ -83,7 +84,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
         len(terms), profiles.shape[1]
     )
     words = [_words([facts[at] for at in term], term[0] < labels) for term in terms]
-    keys = [of_token.ravel(), pd.factorize(trace.tokens["text"])[0], kind_codes(trace), _places(trace)]
+    tokens = pd.factorize(trace.tokens["text" if trace.tokens["text"].any() else "token_id"])[0]
+    keys = [of_token.ravel(), tokens, kind_codes(trace), _places(trace)]
     frames = []
     for layer, experts, recorded, E in zip(
         trace.model.layers, trace.experts, trace.recorded, trace.model.num_experts, strict=True
@@ -112,6 +114,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
         frame.loc[~frame["holds"], "name"] = UNNAMED
         frames.append(frame)
     found = pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+    if not tokens_are_known(trace):
+        found = found.assign(f1_token=np.nan, beats_token=False)
     return found.astype({"name": "str", "by": "str", "beats_token": bool})
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float64
 
 from moeviz.claims import Claim
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics import captions
 from moeviz.metrics.expert_names import kind_codes, plain_tokens, set_aside
 from moeviz.metrics.inputs import check_recorded, needs_tokens
@@ -36,11 +36,13 @@ class PathTable:
               expected float64 · lift float64 (both of the half of the texts that chose) · tokens_aside int64 ·
               expected_aside, lift_aside float64 (of the other half) · holds bool (three times as often as expected, and
               twice, in five tokens, in the other half) · examples str (tokens in context).
+    layers    of each path.
     distinct  paths, and `shuffled` the mean when the choices of each layer are shuffled among the tokens of each kind.
     often     paths that enough tokens take, of which `holding` hold; `by_chance` do in a trace shuffled so.
     """
 
     paths: pd.DataFrame
+    layers: int
     distinct: int
     shuffled: float
     often: int
@@ -50,7 +52,9 @@ class PathTable:
     def sentences(self) -> list[Claim]:
         """Claim how far layers depend on each other given the kind of text, and which path holds best."""
         held = self.paths[self.paths["holds"]]
-        claims = [captions.paths_beyond(self.distinct, self.shuffled, self.often, self.holding, self.by_chance)]
+        claims = [
+            captions.paths_beyond(self.layers, self.distinct, self.shuffled, self.often, self.holding, self.by_chance)
+        ]
         if len(held):
             best = held.iloc[0]
             claims.append(captions.path_that_holds(best["path"], int(best["tokens"]), best["lift"], best["lift_aside"]))
@@ -95,7 +99,8 @@ def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -
         by_chance += int(_over(shuffled[start:end], kinds, aside, at_least)["holds"].sum())
     paths = pd.concat(parts, ignore_index=True)
     paths = paths.sort_values(["holds", "lift_aside"], ascending=False, kind="stable", ignore_index=True)
-    return PathTable(paths.head(most), distinct, float(others), len(paths), int(paths["holds"].sum()), by_chance)
+    held = int(paths["holds"].sum())
+    return PathTable(paths.head(most), spans[0][1], distinct, float(others), len(paths), held, by_chance)
 
 
 @needs_tokens
@@ -204,7 +209,7 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     """Place experts in a plane by the contexts whose tokens they take: kinds of text, and classes of token in them.
 
     Two experts are alike if their tokens come from the same contexts (Hellinger distance). The plane is by classical
-    scaling. Whole texts are resampled twelve times. Raises `MissingField` for a trace of one text.
+    scaling. Whole texts are resampled twelve times. Raises `MissingField` for a trace of one text or of one context.
 
     Source: Torgerson (1952), Psychometrika 17, for classical scaling.
     """
@@ -213,6 +218,11 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     kinds, aside = kind_codes(trace), set_aside(trace)
     classes = pd.factorize(np.array([kind_of(text) for text in trace.tokens["text"]], object))[0]
     contexts = pd.factorize(kinds * (classes.max(initial=0) + 1) + classes)[0]
+    if not contexts.any():
+        raise MissingField(
+            "A map tells experts apart by the kinds of text and the classes of token that they take, and this trace "
+            "has one kind and one class. Trace texts with labels, or import them with the texts of their tokens."
+        )
     sequence = pd.factorize(trace.tokens["sequence"])[0]
     ones = np.ones(len(contexts))
     whole = _distances(trace, contexts, ones)
@@ -261,9 +271,11 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
 
 
 def context(trace: RoutingTrace, row: int) -> str:
-    """Return a token with those around it, as plain text on one line."""
+    """Return a token with those around it, as plain text on one line; where it is, in a trace without texts."""
     sequence = trace.tokens["sequence"].to_numpy()
     texts = trace.tokens["text"].to_numpy()
+    if not texts.any():
+        return f"text {sequence[row]}, position {trace.tokens['position'].iloc[row]}"
     rows = [
         at for at in range(row - AROUND, row + AROUND + 1) if 0 <= at < len(texts) and sequence[at] == sequence[row]
     ]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.inputs import check_cells, needs_tokens
-from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
 SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
 UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
@@ -37,6 +37,11 @@ def _visible_character(character: str) -> str:
     if character in SHOWN_AS:
         return SHOWN_AS[character]
     return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in UNSEEN else character
+
+
+def tokens_are_known(trace: RoutingTrace) -> bool:
+    """Return whether a trace says which tokens were routed, by their texts or ids: many sources give experts alone."""
+    return bool(trace.tokens["text"].any() or (trace.tokens["token_id"] != NO_TOKEN_ID).any())
 
 
 def written_text(

@@ -7,6 +7,7 @@ import pytest
 from browser import eventually, go_to, settled
 from browser_pages import PROMPT, box, run, tokens
 from playwright.sync_api import Page, WebSocketRoute, expect
+from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 import moeviz_app
@@ -15,10 +16,13 @@ pytestmark = pytest.mark.browser
 
 
 class Line:
-    """The line between a page and the server. What the server says can be held back, and then comes all at once."""
+    """The line between a page and the server. What the server says can be held back, and then comes all at once; and
+    so can what parts of a page ask.
+    """
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, *, holds_parts: bool = False) -> None:
         self.page, self.told, self.ended, self.held, self.holds = page, 0, 0, [], False
+        self.holds_parts, self.asked = holds_parts, []
         page.route_web_socket(re.compile("_stcore/stream"), self._connect)
 
     def _connect(self, browser: WebSocketRoute) -> None:
@@ -28,7 +32,10 @@ class Line:
 
     def _tell(self, server: WebSocketRoute, message: str | bytes) -> None:
         self.told += 1
-        server.send(message)
+        if self.holds_parts and BackMsg.FromString(message).rerun_script.fragment_id:
+            self.asked.append((server, message))
+        else:
+            server.send(message)
 
     def _answer(self, browser: WebSocketRoute, message: str | bytes) -> None:
         self.ended += ForwardMsg.FromString(message).WhichOneof("type") == "script_finished"
@@ -86,6 +93,23 @@ def test_a_page_is_not_empty_though_somebody_typed_a_moment_before_and_the_text_
     expect(tokens(line.page).nth(3)).to_be_visible()
     go_to(line.page, "Explore")
     expect(box(line.page)).to_have_value("Two days")
+
+
+def test_a_page_stays_though_a_part_of_the_one_before_asks_late(visit):
+    """A choice of an exhibit: the server changes the page, while a part of the old page asks to be drawn."""
+    lines = []
+    page = visit("/switch", own=True, before=lambda page: lines.append(Line(page, holds_parts=True)))
+    (line,) = lines
+    eventually(page, lambda: len(line.asked) > 0, True)
+    go_to(page, "Mixtral")
+    settled(page)
+    ended, late = line.ended, line.asked.copy()
+    line.holds_parts = False
+    for server, message in late:
+        server.send(message)
+    line.wait(ended=ended + 1)  # a part of this page, which asks again
+    settled(page)
+    expect(page.get_by_role("heading", name="Mixtral", exact=True)).to_be_visible()
 
 
 def walk_to_the_fourth_token(page: Page) -> None:

@@ -23,7 +23,7 @@ from moeviz.metrics.expert_names import (
     with_names,
 )
 from moeviz.metrics.vocabulary import kind_of
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 from moeviz.testing import sample_trace
 
 TEXTS = 4  # of each kind
@@ -145,6 +145,24 @@ def test_a_trace_without_texts_of_tokens_keeps_its_tokens():
     trace = of_kinds(["French", "SQL"], {"French": 1, "SQL": 5})
     silent = replace(trace, tokens=trace.tokens.assign(text=pd.Series("", trace.tokens.index, dtype="str")))
     assert expert_names(silent).query("holds")["name"].tolist() == ["French", "SQL"]
+
+
+def test_without_texts_names_are_compared_with_ids_of_tokens_and_without_those_with_none():
+    trace = of_kinds(["law", "code"], {"law": 2, "code": 5})
+    texts, bare = trace.tokens["text"], trace.tokens.assign(text=pd.array([""] * len(trace.tokens), "str"))
+    by_text, by_id, by_none = (
+        expert_names(replace(trace, tokens=tokens)).set_index("expert")
+        for tokens in (
+            trace.tokens,
+            bare.assign(token_id=pd.factorize(texts)[0].astype(np.int32)),
+            bare.assign(token_id=np.int32(NO_TOKEN_ID)),
+        )
+    )
+    assert by_id.loc[2, "f1_token"] == by_text.loc[2, "f1_token"] > 0
+    assert by_none["f1_token"].isna().all() and not by_none["beats_token"].any() and by_none["holds"].any()
+    for claim in (names_sentence(by_none.reset_index()), expert_name_sentence(by_none.reset_index(), 0, 2)):
+        assert np.isnan(claim["f1_token"]) and "nan" not in str(claim)
+    assert not names_that_hold(by_none.reset_index())["beaten"].any()
 
 
 def test_one_text_has_no_half_to_set_aside(trace):

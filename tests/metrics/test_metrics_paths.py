@@ -111,3 +111,14 @@ def test_what_has_no_paths_is_refused():
         path_table(planted(0).select(layers=[0]))
     with pytest.raises(MissingField):
         path_table(sample_trace(tokens=20))
+
+
+def test_a_trace_of_experts_alone_has_paths_and_no_map_and_its_tokens_are_named_by_where_they_are():
+    trace = planted(0.2)
+    bare = replace(trace, tokens=trace.tokens.drop(columns="label").assign(text=pd.array([""] * 2000, "str")))
+    assert path_table(bare).paths.iloc[0]["examples"].startswith("text 0, position 0 · ")
+    assert similar_tokens(bare, 0)["context"].str.match(r"^text \d+, position \d+$").all()
+    with pytest.raises(MissingField, match="labels"):
+        expert_map(bare)
+    by_kind = bare.tokens.assign(label=trace.tokens["label"])
+    assert expert_map(replace(bare, tokens=by_kind)).nearest["distance"].max() > 0

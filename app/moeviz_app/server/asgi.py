@@ -44,6 +44,7 @@ from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
 from moeviz_app.server.identity import VisitorCookie, visitor_of
+from moeviz_app.server.left_pages import drop_requests_of_left_pages
 from moeviz_app.server.logs import error_facts, is_new, write_lines
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
@@ -146,6 +147,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
     settings.SETTINGS = ours
     _tell_streamlit(ours)
     without_checks()
+    drop_requests_of_left_pages()
     page = Path(st.__file__).with_name("static") / "index.html"
     origins = config.get_option("server.corsAllowedOrigins")
     return {

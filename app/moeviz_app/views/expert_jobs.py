@@ -145,6 +145,9 @@ def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
     if (why := model_catalog.why_only_read(trace.model.name if run is None else run.model)) is not None:
         say(why)
         return
+    if not trace.tokens["text"].any():
+        say("Routes are judged by running the texts again, and this trace has none. Record it with its texts.")
+        return
     if trace.tokens["sequence"].value_counts().max() < FEWEST_TOKENS:
         say("Routes are judged by the token that follows, and no text here has two tokens. Run a longer text.")
         return

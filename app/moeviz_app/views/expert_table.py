@@ -19,7 +19,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.subject import subject
 from moeviz_app.views.expert_jobs import offer_reading
-from moeviz_app.views.experts import texts_on_screen
+from moeviz_app.views.experts import say_sample, texts_on_screen
 from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words, tag
 from moeviz_app.widgets.expert_links import follow_click
@@ -116,9 +116,7 @@ def _of_dataset(shown: ShownDataset) -> pd.DataFrame | None:
 def _of_texts(trace: RoutingTrace) -> pd.DataFrame:
     if (name := subject().id) in ROUTING:
         return recorded.expert_table(name)
-    sample = sample_of_texts(trace)
-    if len(sample.tokens) < len(trace.tokens):
-        note(f"Of a sample of {len(sample.tokens):,} of its {len(trace.tokens):,} tokens, whole texts of each kind.")
+    say_sample(trace)
     return _table(trace)
 
 

@@ -33,7 +33,7 @@ from moeviz_app.widgets.answers import damage, whole
 from moeviz_app.widgets.chart_panel import picture_and_words, tag
 from moeviz_app.widgets.components.atlas import atlas, packed_atlas, packed_found, search, typed
 from moeviz_app.widgets.expert_links import follow_click, open_expert
-from moeviz_app.widgets.messages import escape_markdown, explained, say
+from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 
 PATH = "experts"
@@ -101,6 +101,12 @@ def _map(trace: RoutingTrace) -> None:
     found = _map_of(trace)
     st.text(in_words_of(trace.model, found.sentence()))
     picture_and_words(MAP, MAP.measure(found), trace)
+
+
+def say_sample(trace: RoutingTrace) -> None:
+    """Say so where what follows is of a sample of a large trace."""
+    if (tokens := len(sample_of_texts(trace).tokens)) < len(trace.tokens):
+        note(f"Of a sample of {tokens:,} of its {len(trace.tokens):,} tokens, whole texts of each kind.")
 
 
 def texts_on_screen() -> RoutingTrace | None:

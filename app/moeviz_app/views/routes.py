@@ -21,7 +21,7 @@ from moeviz_app.session import session
 from moeviz_app.url.fields import MOST_SEARCHED, page_address, short_text
 from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import offer_routes, routes_of
-from moeviz_app.views.experts import texts_on_screen
+from moeviz_app.views.experts import say_sample, texts_on_screen
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, tag
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import example_note, explained, note, say
@@ -132,6 +132,7 @@ def _paths(trace: RoutingTrace) -> None:
     st.subheader("Which paths do tokens take?", anchor=False)
     with explained():
         found = _paths_of(trace)
+        say_sample(trace)
         for sentence in found.sentences():
             st.text(in_words_of(trace.model, sentence))
         shown = found.paths.assign(path=_addresses(found.paths))[list(COLUMNS)].rename(columns=COLUMNS)
