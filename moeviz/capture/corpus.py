@@ -64,7 +64,8 @@ def trace_corpus(
     waiting: list[tuple[str, Any]] = []
     for done, (label, text) in enumerate(texts, start=1):
         try:
-            waiting += [(label, stretch) for stretch in ([text] if chat else fitting_stretches(model, text))]
+            stretches = fitting_stretches(model, text) if isinstance(text, str) and not chat else [text]
+            waiting += [(label, stretch) for stretch in stretches]
             longest = max(model.count_tokens(stretch) for _, stretch in waiting) if at_once else 0
             if done < len(texts) and longest * len(waiting) < at_once:
                 continue
