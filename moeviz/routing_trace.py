@@ -194,6 +194,10 @@ class RoutingTrace:
             raise MissingField(f"No token is of the segment {name[:60]!r}. There are {', '.join(segments.unique())}.")
         return kept
 
+    def of_segment(self, name: str | None) -> "RoutingTrace":
+        """Return the trace of the tokens of one segment; of all tokens for None. Raises what `in_segment` does."""
+        return self if name is None else self.select(tokens=self.in_segment(name))
+
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
         """Count choices. `group` gives each token's group among G, or one number for all of them."""
         G, width = len(groups), max(self.model.num_experts) - NOT_RECORDED

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.memory import is_on_disk
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.joining import joined
+from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.trace import trace
@@ -23,7 +25,7 @@ AT_ONCE = 8192  # tokens of a batch, of a model with weights on the disk
 
 def trace_corpus(
     model: LoadedModel | EngineModel | str,
-    texts: Iterable[tuple[str, str]],
+    texts: Iterable[tuple[str, Prompt]],
     *,
     keep_logits: bool = False,
     outputs: bool = False,
@@ -37,7 +39,8 @@ def trace_corpus(
     model knows nothing of the stretch before it, and metrics treat it as a separate text.
 
     model        what `load_model` returns, or a name that it takes.
-    texts        (label, text) pairs; a label may come many times.
+    texts        (label, text) pairs; a label may come many times. Instead of a text, the messages of a chat: then all
+                 are chats, each is read whole, and tokens have a segment, as `trace` gives it.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
     outputs      True records what each expert puts out for each token too, as `trace` does.
     progress     called with (done, total) after each text. Raise in it to stop; `StopReading` keeps what was read.
@@ -56,16 +59,18 @@ def trace_corpus(
     texts = list(texts)
     if not texts:
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
-    at_once = AT_ONCE if is_on_disk(model) else 0
-    waiting: list[tuple[str, str]] = []
+    chat = not all(isinstance(text, str) for _, text in texts)
+    at_once = AT_ONCE if is_on_disk(model) and not chat else 0
+    waiting: list[tuple[str, Any]] = []
     for done, (label, text) in enumerate(texts, start=1):
         try:
-            waiting += [(label, stretch) for stretch in fitting_stretches(model, text)]
+            stretches = fitting_stretches(model, text) if isinstance(text, str) and not chat else [text]
+            waiting += [(label, stretch) for stretch in stretches]
             longest = max(model.count_tokens(stretch) for _, stretch in waiting) if at_once else 0
             if done < len(texts) and longest * len(waiting) < at_once:
                 continue
             groups = [[stretch for _, stretch in waiting]] if at_once else [stretch for _, stretch in waiting]
-            made = [trace(model, group, keep_logits=keep_logits, outputs=outputs) for group in groups]
+            made = [trace(model, group, keep_logits=keep_logits, chat=chat, outputs=outputs) for group in groups]
         except InvalidPrompt as error:
             raise InvalidPrompt(f"Text {done} of {len(texts)}, labelled {label!r}: {error}") from error
         whole = joined(made)

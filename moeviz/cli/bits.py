@@ -51,6 +51,7 @@ def run(args: Namespace) -> int:
         draws=args.draws,
         seed=args.seed,
         tokens=tokens,
+        segment=args.segment,
         progress=partial(progress, says="read {:,} of {:,} texts"),
     )
     if tokens is not None:

@@ -26,6 +26,7 @@ from moeviz.text import cut, no_layer, quoted
 if TYPE_CHECKING:
     import pandas as pd
 
+    from moeviz.capture.run.chat import Prompt
     from moeviz.corpus.on_ray import Cluster
     from moeviz.corpus.run import Wanted
     from moeviz.formats.dataset.reader import Dataset
@@ -220,15 +221,32 @@ def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
     return texts_of_files((path, check_file(path).read_bytes()) for path in paths)
 
 
-def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
+def texts_or_chats(paths: Iterable[str], args: Namespace) -> "list[tuple[str, Prompt]]":
+    """Read labelled texts; with --segment, the conversations in the files, each labelled by the name of its file."""
+    from moeviz.cli.trace import conversations_at
+
+    if getattr(args, "segment", None) is None:
+        return [*texts_at(paths)]
+    return [(PurePath(path).stem, chat) for path in paths for chat in conversations_at(path)]
+
+
+def texts_to_divide(args: Namespace) -> "tuple[list[tuple[str, Prompt]], int | None]":
     """Return the labelled texts of a command, or those that ship, and how many tokens of each are read."""
     from moeviz.embedded.own_models import OWN_MODELS
     from moeviz.labelled_texts import texts_that_ship
 
     if not args.texts and args.model not in OWN_MODELS:
         raise MoevizError(texts_missing(args.command, args.model))
-    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
-    return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
+    if not args.texts:
+        check_chats(args)
+        return [*texts_that_ship()], args.tokens or OWN_TOKENS
+    return texts_or_chats(args.texts, args), args.tokens
+
+
+def check_chats(args: Namespace) -> None:
+    """Raise `MoevizError` if a segment of the texts that ship is asked for."""
+    if getattr(args, "segment", None) is not None:
+        raise MoevizError("The texts that ship are no chats, and have no segments. Name files of messages.")
 
 
 def judged_on_other(args: Namespace) -> dict[str, Any]:
@@ -243,7 +261,7 @@ def judged_on_other(args: Namespace) -> dict[str, Any]:
         if not isinstance(judge, LoadedModel):
             raise MoevizError(f"{quoted(args.judged_on)} runs in {judge.info.backend}. Name a transformers checkpoint.")
         return {"judge": judge}
-    return {"judged_on": texts_at([args.judged_on])}
+    return {"judged_on": texts_or_chats([args.judged_on], args)}
 
 
 def texts_missing(command: str, model: str) -> str:

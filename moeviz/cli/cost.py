@@ -115,6 +115,8 @@ def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
     from moeviz.routing_trace import RoutingTrace
 
     if args.what == "prefetch" and args.texts:
+        if _chooses_tokens(args):
+            raise MoevizError("With --texts, all tokens count. Leave out --phase, --segment and --no-repeats.")
         return _ahead(args)
     counted, said = judged_tokens(args)
     table = _table(args, counted)
@@ -189,8 +191,12 @@ def need_tokens(args: Namespace, counted: "Counted") -> None:
     """Raise `MissingField` for counts if tokens are chosen among."""
     from moeviz.serving.requests import with_tokens
 
-    if args.phase != "auto" or args.no_repeats or args.segment is not None:
+    if _chooses_tokens(args):
         with_tokens(counted, "Choosing tokens by their phase or segment, or leaving out repeats,")
+
+
+def _chooses_tokens(args: Namespace) -> bool:
+    return args.phase != "auto" or args.no_repeats or args.segment is not None
 
 
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:

@@ -6,7 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import add_import_options, add_json, add_loading, load, numbers, open_dataset, read_one_trace
+from moeviz.cli.options import (
+    add_import_options,
+    add_json,
+    add_loading,
+    add_segment,
+    load,
+    numbers,
+    open_dataset,
+    read_one_trace,
+)
 from moeviz.cli.output import frame_texts, keep_when_stopped, note, print_findings, print_tables, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
@@ -79,6 +88,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--write-labels", metavar="FILE", help="write our names and specialists as JSON, in the form of colibri's atlas"
     )
     add_json(parser)
+    add_segment(parser)
     add_import_options(parser)
 
 
@@ -97,6 +107,8 @@ def run(args: Namespace) -> int:
         raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
     labels = _labels_at(args.labels)
     recorded = _recorded(args)
+    if recorded is None and args.segment is not None:
+        raise MoevizError("--segment chooses tokens of a recorded chat. Give a file of moeviz trace --messages.")
     findings: list[str] = []
     table, counted = _of_model(args) if recorded is None else (expert_table(recorded), recorded)
     if labels is not None:

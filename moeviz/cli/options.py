@@ -140,6 +140,7 @@ def add_divided_texts(parser: ArgumentParser, own: int) -> None:
     parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
     parser.add_argument("--tokens", type=number(int, 16), metavar="N")
+    add_segment(parser)
 
 
 def add_backend(parser: ArgumentParser) -> None:
@@ -161,7 +162,7 @@ def add_phase(parser: ArgumentParser) -> None:
 
 
 def add_segment(parser: ArgumentParser) -> None:
-    """Add the option that chooses the tokens of one segment of a chat; `read` and `read_one_trace` follow it."""
+    """Add the option that chooses the tokens of one segment of a chat; what reads traces or texts follows it."""
     parser.add_argument("--segment", metavar="NAME")
 
 
@@ -298,8 +299,7 @@ def _of_segment(counted: "Counted", args: Namespace) -> "Counted":
 
     if (segment := getattr(args, "segment", None)) is None:
         return counted
-    trace = with_tokens(counted, f"The segment {quoted(segment)}")
-    return trace.select(tokens=trace.in_segment(segment))
+    return with_tokens(counted, f"The segment {quoted(segment)}").of_segment(segment)
 
 
 def open_file(path: str, args: Namespace) -> "Opened":

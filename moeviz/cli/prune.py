@@ -82,6 +82,7 @@ def run(args: Namespace) -> int:
         seed=args.seed,
         by_kind=args.by_kind,
         tokens=tokens,
+        segment=args.segment,
         replaced_by=args.replaced_by,
         progress=partial(progress, says="read {:,} of {:,} texts"),
     )

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from moeviz.cli.options import add_json, add_loading, load_inside, number
+from moeviz.cli.options import add_json, add_loading, add_segment, load_inside, number
 from moeviz.cli.output import check_output, keep_when_stopped, note, print_answer, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
@@ -22,6 +22,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--share", type=number(float, 0, 1), default=0.2, metavar="P")
     parser.add_argument("-o", "--output", metavar="FILE")
     parser.add_argument("--form", choices=FORMS, default=FORMS[0])
+    add_segment(parser)
     add_loading(parser)
     add_json(parser, "print the rows as JSON")
 
@@ -29,21 +30,23 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.routers.discovery import expert_tensors
-    from moeviz.cli.corpus import texts_at
+    from moeviz.cli.corpus import check_chats, texts_or_chats
     from moeviz.formats.recipes import to_esft, to_peft
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
 
     check_output(args.output)
-    texts = texts_at(args.texts)
-    base = texts_at(args.base) if args.base else texts_that_ship()
-    if both := {text for _, text in texts} & {text for _, text in base}:
+    if not args.base:
+        check_chats(args)
+    texts = texts_or_chats(args.texts, args)
+    base = texts_or_chats(args.base, args) if args.base else texts_that_ship()
+    if both := {str(text) for _, text in texts} & {str(text) for _, text in base}:
         raise MoevizError(f"{len(both):,} of the texts are among those that they are compared with. Give others.")
     model = load_inside(args)
     keep_when_stopped()
     says = partial(progress, says="read {:,} of {:,} texts")
-    pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
-    found = tune_targets(pair, args.score, args.share)
+    one, other = (trace_corpus(model, each, progress=says).of_segment(args.segment) for each in (texts, base))
+    found = tune_targets((one, other), args.score, args.share)
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
         write_file(args.output, json.dumps(written) + "\n")

@@ -1,15 +1,22 @@
 """`moeviz prune` and `moeviz tune-targets`: rows for programs, sentences for people, files; and refusals."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from cut_models import TEXTS
+from tiny_models import TEMPLATE, tokenizer_with
 
 import moeviz
 from moeviz.analyses.pruning import rankings
+from moeviz.analyses.pruning.result import split
 from moeviz.cli import tune_targets
 from moeviz.cli.main import main
 from moeviz.cli.prune import CRITERIA, FORMS
+from moeviz.cli.trace import conversations_at
+from moeviz.embedded import embedded_path
+from moeviz.examples import OF_A_MODEL
 from moeviz.metrics import pruning as criteria
 from moeviz.metrics.tune_targets import SCORES
 
@@ -135,3 +142,87 @@ def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(tex
     assert json.loads((tmp_path / "lora.json").read_text())["target_parameters"][0].endswith("mlp.experts.gate_up_proj")
     assert main(["tune-targets", "embedded", texts, "--base", texts]) == 3
     assert "6 of the texts are among those that they are compared with" in capsys.readouterr().err
+
+
+@pytest.fixture
+def chats(tmp_path):
+    """Return a checkpoint whose tokenizer shows where each part of a chat ends, and a writer of files of chats."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in OF_A_MODEL:
+        shutil.copyfile(embedded_path() / name, folder / name)
+    tokenizer_with(TEMPLATE).save_pretrained(folder)
+
+    def written(name, pairs):
+        path = tmp_path / f"{name}.jsonl"
+        said = [[{"role": "user", "content": a}, {"role": "assistant", "content": b}] for a, b in pairs]
+        path.write_text("\n".join(map(json.dumps, said)))
+        return str(path)
+
+    return str(folder), written
+
+
+def test_a_segment_of_chats_ranks_alone(chats, capsys):
+    model, written = chats
+    french, sums = (
+        [f"{text} {n}" for n, (kind, text) in enumerate(TEXTS * 3) if kind == of] for of in ("French", "sums")
+    )
+    one, other = written("one", zip(french, sums, strict=True)), written("other", zip(sums, french, strict=True))
+
+    def scores(command, *asked):
+        assert main([command, model, *asked, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    asked = ["--draws", "2", "--units", "layers"]
+    of = {name: scores("bits", one, *asked, "--segment", name) for name in ("answer", "user")}
+    needs = {name: [row["kl_few"] for row in found["units"]] for name, found in of.items()}
+    assert needs["answer"] != needs["user"] and of["answer"]["units"][0]["tokens"] != of["user"]["units"][0]["tokens"]
+    experts = {name: scores("tune-targets", one, "--base", other, "--segment", name) for name in of}
+    task, base = ([row[key] for row in experts["answer"]["experts"]] for key in ("score", "base_score"))
+    assert task != base and task != [row["score"] for row in experts["user"]["experts"]]
+
+    ranked = {}
+    for name in of:
+        target = Path(one).with_name(f"{name}.rank")
+        scores(
+            "prune",
+            one,
+            "--cut",
+            "1",
+            "--criteria",
+            "frequency",
+            "--by",
+            "frequency",
+            "--draws",
+            "2",
+            "--segment",
+            name,
+            "--ranking",
+            str(target),
+        )
+        ranked[name], *layers = map(json.loads, target.read_text().splitlines())
+        ranked[name] = ranked[name], [layer["scores"] for layer in layers]
+    assert ranked["answer"][0]["segment"] == "answer" and ranked["answer"][1] != ranked["user"][1]
+    chose = [chat for _, chat in split(("one", conversation) for conversation in conversations_at(one))[0]]
+    loaded = moeviz.load_model(model)
+    answers = [moeviz.trace(loaded, chat, chat=True).in_segment("answer").sum() for chat in chose]
+    assert {sum(layer) for layer in ranked["answer"][1]} == {2 * sum(answers)}, "two experts a token, of answers alone"
+
+
+@pytest.mark.parametrize("command", ["prune", "bits", "tune-targets"])
+def test_a_segment_that_is_not_there_is_refused(command, chats, texts, capsys):
+    model, written = chats
+    path = written("chats", [(f"{n} + 1 =", f"{n + 1}.") for n in range(10, 18)])
+    other = written("others", [(f"{n} + 2 =", f"{n + 2}.") for n in range(10, 18)])
+    base = ["--base", other] if command == "tune-targets" else []
+    for given, says in (
+        (
+            [model, path, *base, "--segment", "tools"],
+            "No token is of the segment 'tools'. There are turn, user, answer",
+        ),
+        ([model, texts, *base, "--segment", "answer"], "must be a list of messages"),
+        (["embedded", path, *base, "--segment", "answer"], "has no chat template"),
+        (["embedded", *([path] if base else []), "--segment", "answer"], "no chats, and have no segments"),
+    ):
+        assert main([command, *given]) != 0
+        assert says in capsys.readouterr().err

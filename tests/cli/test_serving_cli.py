@@ -1,6 +1,7 @@
 """`moeviz cost`, `decide` and `plan`: rows named as in the reference figures, and what was judged is always said."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -263,12 +264,18 @@ def test_each_command_takes_the_tokens_of_one_segment(written, tmp_path, counts_
         assert len(read_trace(tmp_path / "part.csv").tokens) == tokens
         assert main(["cost", "cache", str(file), "--segment", segment]) == 0
         assert f"{tokens} tokens: " in capsys.readouterr().out
+        for words in (["diff", str(file), str(file)], ["compare", str(file), str(file)]):
+            assert main([*words, "--segment", segment, "--json"]) == 0
+            assert re.search(rf'"tokens": {tokens}\b', capsys.readouterr().out)
     engine = ["--engine", "eplb", "--devices", "2", "-o", str(tmp_path / "plan.json")]
     assert main(["plan", str(file), *engine, "--segment", "user"]) == 0
     assert "4 tokens" in capsys.readouterr().out
     for without in (counts_file, str(dataset)):
         for words in (["metrics", without], ["cost", "cache", without]):
             assert main([*words, "--segment", "user"]) == 3
+    for words in (["experts", "embedded"], ["cost", "prefetch", "embedded", "--texts", "ship"]):
+        assert main([*words, "--segment", "user"]) == 3
+        assert "--segment" in capsys.readouterr().err
 
 
 def answered(capsys, *words: str) -> dict[str, dict]:

@@ -6,11 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from moeviz.analyses.precisions import experts_rounded
 from moeviz.analyses.pruning import captions
-from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, as_read, check_judge, split_other
+from moeviz.analyses.pruning.curve import (
+    DRAWS,
+    NOTHING_PREDICTED,
+    Progress,
+    Steps,
+    as_read,
+    check_judge,
+    split_other,
+    targets_of,
+)
 from moeviz.analyses.pruning.result import Texts, split
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
@@ -19,6 +29,7 @@ from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import expert_matrices
+from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.claims import Claim
@@ -30,6 +41,7 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 UNIFORM, FRESH = "uniform", "fresh"
+NO_TOKEN = -1.0  # for a greatest absolute value
 EXPERTS, LAYERS = UNITS = ("experts", "layers")
 Matrices = Mapping[int, Sequence[Sequence[Tensor]]]  # of each expert, by layer
 Codes = Mapping[tuple[int, int], int]  # by layer and expert
@@ -51,6 +63,7 @@ class BitsStudy:
     judged: Texts
     seed: int
     drawn: tuple[float, ...] = ()  # loss_increase of each plan at random
+    segment: str | None = None  # of the chats, whose tokens alone calibrated and judged
 
     def plan(self, rule: str = KL) -> Bits:
         """The bits of each unit by a rule: by layer and expert, or by layer and -1."""
@@ -59,16 +72,17 @@ class BitsStudy:
 
 def bits_study(
     model: LoadedModel,
-    texts: Iterable[tuple[str, str]],
+    texts: Iterable[tuple[str, Prompt]],
     *,
     bits: tuple[int, int] = (3, 4),
     budget: float | None = None,
     units: str = EXPERTS,
-    judged_on: Iterable[tuple[str, str]] | None = None,
+    judged_on: Iterable[tuple[str, Prompt]] | None = None,
     judge: LoadedModel | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     tokens: int | None = None,
+    segment: str | None = None,
     progress: Progress | None = None,
 ) -> BitsStudy:
     """Measure what fewer bits cost each expert, plan bits for a budget, and judge the plan on texts it was not made on.
@@ -89,6 +103,8 @@ def bits_study(
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
     tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
+    segment    of chats, given as their messages instead of as texts: tokens, loss and divergence are those of this
+               segment alone, as "answer". All tokens are read, and show which are Super Experts.
     progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
                measured on the texts that were read with all changes; plans that are not judged by then have losses of
                NaN.
@@ -105,7 +121,8 @@ def bits_study(
     · sd float64 (of the increase over the draws at random; NaN elsewhere).
 
     Raises `CaptureError` for bits and budgets that cannot be, weights that cannot be rounded in memory, and a judge
-    with other layers or experts; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+    with other layers or experts; `InvalidPrompt` for fewer than two texts; `MissingField` for a segment that the chats
+    do not have, or texts without segments; and what `trace_corpus` raises.
     """
     few, many = bits
     budget = (few + many) / 2 if budget is None else budget
@@ -125,8 +142,7 @@ def bits_study(
         trace_corpus(of, stretches, outputs=True, progress=lambda *_: steps.one_more())
         for of, stretches in zip(readers, measuring, strict=False)
     ]
-    of_experts = [_of_experts(trace, matrices) for trace in traces]
-    frames = [_units(each, matrices, units) for each in of_experts]
+    frames = [_units(_of_experts(trace, matrices, segment), matrices, units) for trace in traces]
     for frame in frames:  # refused before hours of measuring
         plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)
     judging = [*as_read(readers[1], judged, tokens)]
@@ -136,7 +152,8 @@ def bits_study(
     plans_made = len(rules) + 4 + 3 * (len(frames) - 1)
     steps.total = steps.done + of_units + len(judging) * plans_made
     for at, (of, weights, stretches) in enumerate(zip(readers, (matrices, there), measuring, strict=False)):
-        alone = _each_alone(of, [text for _, text in stretches], weights, frames[at], reached[at], bits, steps)
+        read = [text for _, text in stretches], segment
+        alone = _each_alone(of, *read, weights, frames[at], reached[at], bits, steps)
         frames[at] = frames[at].assign(**alone)
     frame, plans = frames[0], list[tuple[str, float, Codes]]()
     for at, rule in enumerate(rules):
@@ -148,7 +165,7 @@ def bits_study(
     for name, each in ((UNIFORM, int(2**budget)), ("few", 2**few), ("many", 2**many)):
         plans.append((name, float(np.log2(each)), _codes({}, matrices, each)))
     of_plans = [{}, *(codes for *_, codes in plans)]
-    losses, count = _losses(readers[1], [text for _, text in judging], of_plans, there, steps)
+    losses, count = _losses(readers[1], [text for _, text in judging], segment, of_plans, there, steps)
     drawn = tuple(
         (loss - losses[0]) / count for loss, (name, *_) in zip(losses[1:], plans, strict=True) if name == RANDOM
     )
@@ -157,23 +174,27 @@ def bits_study(
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
     table = _table([(name, size) for name, size, _ in plans], losses, count)
     loss = float(losses[0] / count)
-    return BitsStudy(
-        model.info, blocks, frame, of_experts[0], table, bits, budget, loss, calibrated, judged, seed, drawn
-    )
+    facts = bits, budget, loss, calibrated, judged, seed, drawn, segment
+    return BitsStudy(model.info, blocks, frame, _of_experts(traces[0], matrices, None), table, *facts)
 
 
-def _of_experts(trace: RoutingTrace, matrices: Matrices) -> pd.DataFrame:
-    """Return the tokens of each expert that computes, and whether it is a Super Expert."""
-    counts = trace.counts().assignments[0]
+def _of_experts(trace: RoutingTrace, matrices: Matrices, segment: str | None) -> pd.DataFrame:
+    """Return the segment's tokens of each expert that computes, and whether any token shows it to be a Super Expert."""
+    counts = trace.of_segment(segment).counts().assignments[0]
     assert trace.outputs is not None, "asked for"
     greatest = trace.outputs.arrays()["greatest"]
     rows = [
-        (layer, expert, int(counts[row, expert]), float(greatest[row][trace.experts[row] == expert].max(initial=0)))
+        (
+            layer,
+            expert,
+            int(counts[row, expert]),
+            float(greatest[row][trace.experts[row] == expert].max(initial=NO_TOKEN)),
+        )
         for row, layer in enumerate(trace.model.layers)
         for expert in range(len(matrices[layer]))
     ]
     frame = pd.DataFrame(rows, columns=["layer", "expert", "tokens", "greatest"])
-    frame["super"] = super_experts(frame.pop("greatest").where(frame["tokens"] > 0, np.nan).to_numpy())
+    frame["super"] = super_experts(frame.pop("greatest").replace(NO_TOKEN, np.nan).to_numpy())
     return frame.astype({"layer": "int32", "expert": "int16"})
 
 
@@ -217,17 +238,19 @@ def _held(model: nn.Module) -> Iterator[None]:
 
 def _each_alone(
     model: LoadedModel,
-    texts: Sequence[str],
+    texts: Sequence[Prompt],
+    segment: str | None,
     matrices: Matrices,
     frame: pd.DataFrame,
     reached: np.ndarray,
     bits: tuple[int, int],
     steps: Steps,
 ) -> dict[str, np.ndarray]:
-    """Return columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
+    """Return columns loss_few, loss_many, kl_few, kl_many: means over the predicted tokens."""
     sums, count = np.zeros((2, 2, len(frame))), 0
     for text, has in zip(texts, reached, strict=True):
-        run, added = prepare(model, CaptureRequest((text,))), np.zeros_like(sums)
+        run, added = prepare(model, CaptureRequest.of(text)), np.zeros_like(sums)
+        targets = targets_of(run, segment)
         try:
             with _held(run.model):
                 whole = _log_probabilities(run)
@@ -238,14 +261,15 @@ def _each_alone(
                     for column, size in enumerate(bits):
                         with experts_rounded(matrices, {(layer, one): 2**size for one in experts}):
                             changed = _log_probabilities(run)
-                        added[0, column, at] = _nats(changed, run) - _nats(whole, run)
-                        added[1, column, at] = float((whole.exp() * (whole - changed))[:-1].sum())
+                        added[0, column, at] = _nats(changed, targets) - _nats(whole, targets)
+                        moved = (whole.exp() * (whole - changed)).sum(dim=-1)[:-1]
+                        added[1, column, at] = float(moved[targets.to(moved.device) >= 0].sum())
                         steps.one_more()
         except StopReading:
             if not count:
                 raise
             break
-        sums, count = sums + added, count + len(run.batch.input_ids[0]) - 1
+        sums, count = sums + added, count + int((targets >= 0).sum())
     names = ("loss_few", "loss_many", "kl_few", "kl_many")
     return dict(zip(names, sums.reshape(4, -1) / max(count, 1), strict=True))
 
@@ -254,27 +278,34 @@ def _log_probabilities(run: ModelInput) -> Tensor:
     return next_token_logits(run).float().log_softmax(dim=-1)
 
 
-def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
-    """Return the summed loss of a text's tokens except the first."""
-    following = run.batch.input_ids[0, 1:].to(log_probabilities.device)
-    return -float(log_probabilities[:-1].gather(1, following[:, None]).double().sum())
+def _nats(log_probabilities: Tensor, targets: Tensor) -> float:
+    """Return the summed loss of the `targets` of a text."""
+    targets = targets.to(log_probabilities.device)
+    at = torch.nonzero(targets >= 0)[:, 0]
+    return -float(log_probabilities[at, targets[at]].double().sum())
 
 
 def _losses(
-    model: LoadedModel, texts: Sequence[str], plans: Sequence[Codes], matrices: Matrices, steps: Steps
+    model: LoadedModel,
+    texts: Sequence[Prompt],
+    segment: str | None,
+    plans: Sequence[Codes],
+    matrices: Matrices,
+    steps: Steps,
 ) -> tuple[np.ndarray, int]:
     """Return summed losses (plans,) in nats, NaN for those that are not read to the end; and predicted tokens."""
-    runs = [prepare(model, CaptureRequest((text,))) for text in texts]
-    count = sum(len(run.batch.input_ids[0]) - 1 for run in runs)
+    runs = [prepare(model, CaptureRequest.of(text)) for text in texts]
+    targets = [targets_of(run, segment) for run in runs]
+    count = sum(int((each >= 0).sum()) for each in targets)
     if not count:
-        raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
+        raise InvalidPrompt(NOTHING_PREDICTED)
     losses = np.full(len(plans), np.nan)
     try:
         for row, codes in enumerate(plans):
             loss = 0.0
             with _held(runs[0].model), experts_rounded(matrices, codes):
-                for run in runs:
-                    loss += _nats(_log_probabilities(run), run)
+                for run, following in zip(runs, targets, strict=True):
+                    loss += _nats(_log_probabilities(run), following)
                     steps.one_more()
             losses[row] = loss
     except StopReading:
@@ -298,7 +329,9 @@ def bits_sentences(study: BitsStudy, rule: str = KL) -> list[Claim]:
     rows = study.plans.set_index("plan")["loss_increase"]
     sd = study.plans.set_index("plan")["sd"].get(RANDOM, np.nan)
     claims = [
-        captions.texts_of_study("calibrated", len(study.calibrated), len(study.judged), study.seed, study.loss),
+        captions.texts_of_study(
+            "calibrated", len(study.calibrated), len(study.judged), study.seed, study.loss, study.segment
+        ),
         unreached_sentence(study.tokens),
     ]
     if study.tokens["super"].any():

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 from moeviz.claims import claim
 from moeviz.metrics.captions import count
+from moeviz.text import quoted
 
 
 @claim
-def texts_of_study(verb: str, chose: int, judged: int, seed: int, loss: float) -> str:
+def texts_of_study(verb: str, chose: int, judged: int, seed: int, loss: float, segment: str | None) -> str:
+    only = "" if segment is None else f", each by the tokens of its segment {quoted(segment)} alone"
     return (
-        f"{count(chose, 'text')} {verb} and {count(judged, 'text')} judged, by the split of seed {seed}; the whole "
-        f"model's loss on these is {loss:.3f} nats per token."
+        f"{count(chose, 'text')} {verb} and {count(judged, 'text')} judged, by the split of seed {seed}{only}; the "
+        f"whole model's loss on these is {loss:.3f} nats per token."
     )
 
 

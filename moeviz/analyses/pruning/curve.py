@@ -16,9 +16,10 @@ from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.intervening import probe_routers, router_limits
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.chat import Prompt
+from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.errors import CaptureError, InvalidPrompt, StopReading
+from moeviz.errors import CaptureError, InvalidPrompt, MissingField, StopReading
 from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
@@ -37,24 +38,28 @@ from moeviz.metrics.pruning import (
 from moeviz.text import quoted
 
 DRAWS = 5
+NOTHING_PREDICTED = (
+    "The texts that judge have one token each, or none of the segment, so nothing is predicted. Give longer texts."
+)
 Progress = Callable[[int, int], None]  # (done, total), in texts read
 Cut = Mapping[int, tuple[int, ...]]  # experts by layer
 
 
 def pruning_curve(
     model: LoadedModel,
-    texts: Iterable[tuple[str, str]],
+    texts: Iterable[tuple[str, Prompt]],
     *,
     cuts: Sequence[int] | None = None,
     cut_total: int | None = None,
     criteria: Sequence[str] = tuple(CRITERIA),
-    judged_on: Iterable[tuple[str, str]] | None = None,
+    judged_on: Iterable[tuple[str, Prompt]] | None = None,
     judge: LoadedModel | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     by_kind: str | None = None,
     tokens: int | None = None,
     replaced_by: str = NEXT_BEST,
+    segment: str | None = None,
     progress: Progress | None = None,
 ) -> PruningCurve:
     """Measure how much worse a model predicts texts without the experts that other texts say it needs least.
@@ -77,6 +82,9 @@ def pruning_curve(
     replaced_by "next best": routers choose as if the model did not have the cut experts. "mean output": they choose as
                ever, and a cut expert gives every token its mean output over the texts that chose (MoNE, arXiv
                2507.00390); no checkpoint of transformers' holds that.
+    segment    of chats, given as their messages instead of as texts: every expert is scored by the tokens of this
+               segment alone, as "answer", and loss is that of predicting these. All tokens are read, and a mean output
+               is over all.
     progress   called with (done, total), in texts read. Raise in it to stop; after `StopReading`, those texts judge, or
                choose, that were read with all cuts.
 
@@ -89,7 +97,8 @@ def pruning_curve(
     `in_all` has the same of `cut_total`: cut is the total, and per_layer str what each layer loses ("" at random).
 
     Raises `CaptureError` if a layer cannot lose this many experts, or moeviz cannot let a router choose again or see
-    experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+    experts' outputs; `InvalidPrompt` for fewer than two texts; `MissingField` for a segment that the chats do not have,
+    or texts without segments; and what `trace_corpus` raises.
 
     >>> import moeviz
     >>> from moeviz.labelled_texts import texts_that_ship
@@ -111,13 +120,14 @@ def pruning_curve(
     fresh, judged = (chose, judged) if judged_on is None else split_other(judged_on, chose, seed)
     steps = Steps(progress, len(chose))
     trace = trace_corpus(model, [*as_read(model, chose, tokens)], outputs=True, progress=steps.of_first)
+    trace = trace.of_segment(segment)
     wanted, scores = _Cuts(), expert_scores(trace)
     choices = {ALL: scores}
     if judged_on is not None or judge is not None:
         others = [*as_read(judge or model, fresh, tokens)]
         steps.total += len(others)
         seen = trace_corpus(judge or model, others, outputs=True, progress=lambda *_: steps.one_more())
-        choices[FRESH] = expert_scores(seen)
+        choices[FRESH] = expert_scores(seen.of_segment(segment))
     for chosen_on, of in choices.items():
         for criterion in criteria:
             if chosen_on != ALL and criterion == RANDOM:
@@ -129,7 +139,7 @@ def pruning_curve(
                     wanted.add_one(cut, cut_total, True, (criterion, chosen_on))
     if by_kind is not None:
         labels = trace.tokens["label"].astype(str)
-        for kind in dict.fromkeys(label for label, _ in chose):
+        for kind in dict.fromkeys(labels):
             of_kind = expert_scores(trace.select(tokens=(labels == kind).to_numpy()))
             wanted.add(cut_order(of_kind, by_kind, limits), cuts, (by_kind, kind))
     cut_model = judge or model
@@ -140,9 +150,9 @@ def pruning_curve(
         again = [text for _, text in as_read(cut_model, chose, tokens)]
         steps.total += len(again)
         means = mean_outputs(cut_model, again, steps.one_more)
-    losses, counts = _losses(cut_model, stretches, [None, *wanted.distinct], steps, means)
+    losses, counts = _losses(cut_model, stretches, [None, *wanted.distinct], segment, steps, means)
     if not counts.sum():
-        raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
+        raise InvalidPrompt(NOTHING_PREDICTED)
     if len(counts) < len(stretches):  # that was enough
         stretches = stretches[: len(counts)]
         ends = np.cumsum([len([*as_read(cut_model, (text,), tokens)]) for text in judged])
@@ -157,7 +167,7 @@ def pruning_curve(
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
     loss = float(losses[0].sum() / counts.sum())
     facts = blocks, alike, scores, limits, loss, chose, judged, seed, tokens, replaced_by, spread
-    return PruningCurve(model.info, *facts, wanted.drawn(losses, counts))
+    return PruningCurve(model.info, *facts, wanted.drawn(losses, counts), segment)
 
 
 _COLUMNS = [
@@ -182,11 +192,11 @@ def check_judge(model: LoadedModel, judge: LoadedModel, mine: object, theirs: ob
         )
 
 
-def split_other(texts: Iterable[tuple[str, str]], chose: Texts, seed: int = 0) -> tuple[Texts, Texts]:
+def split_other(texts: Iterable[tuple[str, Prompt]], chose: Texts, seed: int = 0) -> tuple[Texts, Texts]:
     """Divide the texts of another recording by `split`; none of `chose` judges. Raises `InvalidPrompt` if none can."""
     fresh, judged = split(texts, seed)
-    known = {text for _, text in chose}
-    judged = tuple(pair for pair in judged if pair[1] not in known)
+    known = {str(text) for _, text in chose}
+    judged = tuple(pair for pair in judged if str(pair[1]) not in known)
     if not judged:
         raise InvalidPrompt("All texts that would judge the choice have made it. Give texts of another recording.")
     return fresh, judged
@@ -202,11 +212,32 @@ def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
     return found
 
 
-def as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, str]]:
-    """Cut each text into stretches of this many tokens, or only the first one."""
+def as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, Prompt]]:
+    """Cut each text into stretches of this many tokens, or only the first one. Raises `InvalidPrompt` for a chat."""
     for label, text in texts:
+        if not isinstance(text, str):
+            if tokens is not None:
+                raise InvalidPrompt(
+                    "A chat is read whole, or nobody knew its segments. Leave out the number of tokens."
+                )
+            yield label, text
+            continue
         stretches = fitting_stretches(model, text, tokens)
         yield from ((label, stretch) for stretch in (stretches if tokens is None else stretches[:1]))
+
+
+def targets_of(run: ModelInput, segment: str | None) -> torch.Tensor:
+    """Return the ids of a text's tokens from the second on, with -100 for those that are not of the segment.
+
+    Raises `MissingField` if nobody knows the segments of its tokens.
+    """
+    following = run.batch.input_ids[0, 1:]
+    if segment is None:
+        return following
+    found = run.segments[0] if run.segments else None
+    if found is None:
+        raise MissingField(f"Nobody knows which tokens of a text are of the segment {quoted(segment)}. Give chats.")
+    return following.masked_fill(torch.tensor([name != segment for name in found.names[1:]]).to(following.device), -100)
 
 
 class Steps:
@@ -280,8 +311,9 @@ class _Cuts:
 @torch.no_grad()
 def _losses(
     model: LoadedModel,
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[tuple[str, Prompt]],
     cuts: Sequence[Cut | None],
+    segment: str | None,
     steps: Steps,
     means: MeanOutputs | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -289,20 +321,18 @@ def _losses(
     losses, counts = np.zeros((len(cuts), len(texts))), np.zeros(len(texts), np.int64)
     routers = probe_routers(prepare(model, CaptureRequest(("a b c",))))
     for at, (_, text) in enumerate(texts):
-        run = prepare(model, CaptureRequest((text,)))
-        ids = run.batch.input_ids[0]
-        counts[at] = len(ids) - 1
+        run = prepare(model, CaptureRequest.of(text))
+        targets = targets_of(run, segment)
+        counts[at] = int((targets >= 0).sum())
         for row, cut in enumerate(cuts):
             if cut is None or means is None:
                 _, logits = read_batch(run, routers, None if cut is None else Mute(cut, removed=True))
             else:
                 with novices_in_place(run.model, means, cut):
                     _, logits = read_batch(run, routers, None)
-            if len(ids) > 1:
-                nats = torch.nn.functional.cross_entropy(
-                    logits[:-1].float(), ids[1:].to(logits.device), reduction="sum"
-                )
-                losses[row, at] = float(nats)
+            if counts[at]:
+                predicted, wanted = logits[:-1].float(), targets.to(logits.device)
+                losses[row, at] = float(torch.nn.functional.cross_entropy(predicted, wanted, reduction="sum"))
             try:
                 steps.one_more()
             except StopReading:

@@ -14,6 +14,7 @@ from moeviz.analyses.expert_vectors import read_telling_outputs
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.expert_outputs import SlotOutputs, are_given_weights
 from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
@@ -21,7 +22,7 @@ from moeviz.errors import CaptureError
 MeanOutputs = Mapping[int, Tensor]  # by layer: (E, D) float32
 
 
-def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], None]) -> MeanOutputs:
+def mean_outputs(model: LoadedModel, texts: Iterable[Prompt], told: Callable[[], None]) -> MeanOutputs:
     """Compute each expert's mean output (E, D) over the tokens that chose it, before its weight; 0 without any.
 
     told   called after each text. Raise in it to stop.
@@ -44,7 +45,7 @@ def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], No
         counts[router.layer] += torch.bincount(ids[filled].cpu(), minlength=router.num_experts)
 
     for text in texts:
-        read_telling_outputs(prepare(model, CaptureRequest((text,))), add)
+        read_telling_outputs(prepare(model, CaptureRequest.of(text)), add)
         told()
     return {layer: total / counts[layer].clamp(min=1)[:, None] for layer, total in sums.items()}
 

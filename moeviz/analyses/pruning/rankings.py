@@ -23,6 +23,7 @@ def evidence(curve: PruningCurve, criterion: str) -> dict[str, Any]:
         "criterion": criterion,
         "seed": curve.seed,
         "tokens_of_a_text": curve.tokens,
+        "segment": curve.segment,
         "replaced_by": curve.replaced_by,
         "chosen_on": _about(curve.chose),
         "judged_on": _about(curve.judged),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.analyses.pruning import captions
+from moeviz.capture.run.chat import Prompt
 from moeviz.claims import Claim
 from moeviz.errors import InvalidPrompt
 from moeviz.metrics.pruning import (
@@ -28,7 +29,7 @@ from moeviz.metrics.staleness import staleness, staleness_claim
 from moeviz.model_info import ModelInfo
 
 NEXT_BEST, MEAN_OUTPUT = REPLACED_BY = ("next best", "mean output")
-Texts = tuple[tuple[str, str], ...]  # (label, text)
+Texts = tuple[tuple[str, Prompt], ...]  # (label, text or chat)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +49,7 @@ class PruningCurve:
     replaced_by: str = NEXT_BEST  # what takes a cut expert's place
     in_all: pd.DataFrame | None = None  # as `losses`, of a number cut in all: also total int64, per_layer str
     drawn: Mapping[tuple[bool, int], tuple[float, ...]] = field(default_factory=dict)  # loss_increase of the draws
+    segment: str | None = None  # of the chats, whose tokens alone chose and judged
 
     def order(self, criterion: str) -> Order:
         """The experts of each layer in the order in which the criterion cuts them."""
@@ -63,7 +65,7 @@ class PruningCurve:
         return cut_in_all(self.scores, criterion, self.limits, total, self.seed)
 
 
-def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts]:
+def split(texts: Iterable[tuple[str, Prompt]], seed: int = 0) -> tuple[Texts, Texts]:
     """Divide (label, text) pairs into those that choose and those that judge: whole texts, half of each label's.
 
     A text that comes twice counts once. Raises `InvalidPrompt` if fewer than two are left.
@@ -71,10 +73,10 @@ def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts
     >>> [len(half) for half in split([("a", "1"), ("a", "2"), ("a", "2"), ("b", "3"), ("b", "4")])]
     [2, 2]
     """
-    label_of: dict[str, str] = {}
+    first: dict[str, tuple[str, Prompt]] = {}
     for label, text in texts:
-        label_of.setdefault(text, label)
-    pairs = [(label, text) for text, label in label_of.items()]
+        first.setdefault(str(text), (label, text))
+    pairs = [*first.values()]
     if len(pairs) < 2:
         raise InvalidPrompt(
             f"Experts are chosen on some texts and judged on others, and there is {len(pairs)}. Give at least two: "
@@ -93,7 +95,9 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Clai
     rows = curve.losses
     whole = cost_of_cuts(rows).set_index(["criterion", "cut"])
     experts = {limit.experts for limit in curve.limits.values()}
-    claims = [captions.texts_of_study("chose", len(curve.chose), len(curve.judged), curve.seed, curve.loss)]
+    claims = [
+        captions.texts_of_study("chose", len(curve.chose), len(curve.judged), curve.seed, curve.loss, curve.segment)
+    ]
     if curve.replaced_by == MEAN_OUTPUT:
         claims.append(captions.mean_output_instead())
     if criterion not in {*whole.index.get_level_values("criterion"), *(() if curve.in_all is None else [criterion])}:

@@ -36,7 +36,9 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
     together = joined_next_tokens(following) if len(following) == len(traces) else None
     added = [part.outputs for part in traces if part.outputs is not None]
     outputs = joined_outputs(added) if len(added) == len(traces) else None
-    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays, next_tokens=together, outputs=outputs)
+    return RoutingTrace(
+        model, pd.concat(tokens, join="inner", ignore_index=True), **arrays, next_tokens=together, outputs=outputs
+    )
 
 
 def _same_model(models: list[ModelInfo]) -> ModelInfo:

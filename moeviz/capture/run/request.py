@@ -75,6 +75,11 @@ class CaptureRequest:
         if isinstance(self.intervention, Replay) and self.max_new_tokens:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
 
+    @classmethod
+    def of(cls, prompt: Prompt) -> "CaptureRequest":
+        """Return the request to read one text as it is, or one conversation as a chat."""
+        return cls((prompt,), chat=not isinstance(prompt, str))
+
     @property
     def conversations(self) -> tuple[Conversation, ...]:
         """The messages of each prompt in a chat; none if texts are read as they are."""
