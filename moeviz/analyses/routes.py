@@ -30,6 +30,7 @@ from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.intervening import intervening, probe_routers, router_limits
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.record.witness import reads_others
+from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
@@ -37,6 +38,7 @@ from moeviz.capture.run.token_texts import texts_of_tokens
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.routes import MOST_SETS, NEXT, RouteCost, RouteRegret, joined_regret, ranks
 from moeviz.metrics.vocabulary import kind_of
+from moeviz.text import quoted
 
 NUMBERS = 2**26  # of logits or attention that are there at once: 256 MB in float32
 CHECKED = 3  # changes of the first text that are held against plain forwards
@@ -46,12 +48,13 @@ MOST_ERROR_OF_HALF = 0.1
 
 def route_regret(
     model: LoadedModel | nn.Module | str,
-    texts: str | Iterable[tuple[str, str]],
+    texts: str | Iterable[tuple[str, Prompt]],
     *,
     alternatives: str | int = "auto",
     layers: Sequence[int] | None = None,
     positions: int | None = None,
     tokens: int | None = None,
+    segment: str | None = None,
     judge: LoadedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
@@ -62,12 +65,13 @@ def route_regret(
     No single token is ever called misrouted: of routes chosen at random, half of the others are better. Judge groups
     of tokens (`moeviz.metrics.routes.by`, `blind_spots`), and ask whose route a token has (`whose_route`).
 
-    texts         a text, or (label, text) pairs, each read by itself.
+    texts         a text, or (label, text) pairs, each read by itself; instead of a text, the messages of a chat.
     alternatives  "all" sets of experts; "swap" one of the K for one of the next likeliest; "auto" is "all" if there are
                   at most 40 sets, and else "swap"; a number draws that many of them for each token and layer.
     layers        the model's own indices; default: all with routers that choose.
     positions     tokens of each text that are judged, drawn at random; default: all that a token follows.
     tokens        read only this many tokens of each text; default: all, in stretches that fit into the context.
+    segment       of chats: only its tokens are judged, as "answer"; each chat is read whole.
     judge         a better model with the same vocabulary: routes are then scored by the cross-entropy with what it
                   predicts, and not by the token that follows. All experts on are no judge.
     seed          of what is drawn.
@@ -76,7 +80,8 @@ def route_regret(
     Special tokens are not judged. The cost is that of `route_cost`.
 
     Raises `CaptureError` for a model in another engine, one that reads later tokens or other texts, whose layers do not
-    all have attention, or whose routers cannot choose again; `InvalidPrompt` for a text of one token.
+    all have attention, or whose routers cannot choose again; `InvalidPrompt` for a text of one token, or if no chat has
+    the segment; `MissingField` for a segment of texts that are no chats.
 
     >>> import moeviz
     >>> found = moeviz.route_regret("embedded", "Il fait froid.", layers=[5])
@@ -93,6 +98,7 @@ def route_regret(
         layers=layers,
         positions=positions,
         tokens=tokens,
+        segment=segment,
         judge=judge,
         tokenizer=tokenizer,
         seed=seed,
@@ -107,32 +113,44 @@ def route_regret(
 
 def regretting(
     model: LoadedModel | nn.Module | str,
-    texts: str | Iterable[tuple[str, str]],
+    texts: str | Iterable[tuple[str, Prompt]],
     *,
     alternatives: str | int = "auto",
     layers: Sequence[int] | None = None,
     positions: int | None = None,
     tokens: int | None = None,
+    segment: str | None = None,
     judge: LoadedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     seed: int = 0,
 ) -> Generator[tuple[int, int, RouteRegret], None, None]:
     """Do as `route_regret` does, text by text: yields texts done, texts in all, and the result of one text."""
     labelled = not isinstance(texts, str)
-    pairs = [("", texts)] if isinstance(texts, str) else [*texts]
+    pairs: list[tuple[str, Prompt]] = [("", texts)] if isinstance(texts, str) else [*texts]
     if not pairs:
         raise InvalidPrompt("There are no texts whose routes could be judged. Give at least one.")
     if isinstance(model, LoadedModel):
-        stretches = [(label, fitting_stretches(model, text, tokens)) for label, text in pairs]
-        pairs = [(label, text) for label, parts in stretches for text in (parts if tokens is None else parts[:1])]
-    rng = np.random.default_rng(seed)
+        pairs = [(label, part) for label, text in pairs for part in _stretches(model, text, tokens)]
+    rng, first = np.random.default_rng(seed), True
     for number, (label, text) in enumerate(pairs):
-        run = prepare(model, CaptureRequest((text,)), tokenizer)
+        run = prepare(model, CaptureRequest.of(text), tokenizer)
+        if not run.in_segment(segment).any():
+            continue  # not every chat has every segment
         job = _job(run, alternatives, layers, rng)
-        part = _of_text(job, number, positions, judge, text, check=number == 0)
+        part = _of_text(job, number, _positions(job, positions, segment), judge, text, check=first)
+        first = False
         if labelled:
             part.cells.insert(7, "label", pd.Series(label, part.cells.index, "str"))
         yield number + 1, len(pairs), part
+    if first:
+        raise InvalidPrompt(f"No token of these chats is of the segment {quoted(segment or '')}. Choose another.")
+
+
+def _stretches(model: LoadedModel, text: Prompt, tokens: int | None) -> Sequence[Prompt]:
+    """Cut a text into what fits the context, or into its first tokens; a chat is read whole."""
+    if not isinstance(text, str):
+        return [text]
+    return fitting_stretches(model, text, tokens)[: None if tokens is None else 1]
 
 
 def route_cost(model: LoadedModel, alternatives: str | int = "auto", layers: Sequence[int] | None = None) -> RouteCost:
@@ -147,9 +165,9 @@ def route_cost(model: LoadedModel, alternatives: str | int = "auto", layers: Seq
     )
 
 
-def seconds_of_forward(model: LoadedModel, text: str, positions: int) -> float:
+def seconds_of_forward(model: LoadedModel, text: Prompt, positions: int) -> float:
     """Return the seconds that one plain forward of a text takes now, for this many of its tokens."""
-    run = prepare(model, CaptureRequest((next(iter(fitting_stretches(model, text))),)))
+    run = prepare(model, CaptureRequest.of(_stretches(model, text, None)[0]))
     share = min(positions / run.batch.input_ids.numel(), 1.0)
     with exclusive(run.model), eval_mode(run.model), eager_mode(run.model):
         start = perf_counter()
@@ -253,11 +271,10 @@ class _Routes:
 
 
 def _of_text(
-    job: _RoutesJob, number: int, positions: int | None, judge: LoadedModel | None, text: str, *, check: bool
+    job: _RoutesJob, number: int, at: Tensor, judge: LoadedModel | None, text: Prompt, *, check: bool
 ) -> RouteRegret:
     run = job.run
     ids = run.batch.input_ids
-    at = _positions(job, positions)
     target = _target(run, judge, text, at)
     routes = _Routes({p.router.layer: router_limits(p).top_k + max(NEXT, router_limits(p).top_k) for p in job.judged})
     routes.candidates = {
@@ -285,25 +302,27 @@ def _of_text(
     return _result(job, number, at, losses, sets, own, every, error, ids)
 
 
-def _positions(job: _RoutesJob, most: int | None) -> Tensor:
-    """Return the tokens (P,) that are judged: those with a next token that are not special."""
+def _positions(job: _RoutesJob, most: int | None, segment: str | None) -> Tensor:
+    """Return the tokens (P,) that are judged: those of the segment with a next token that are not special."""
     ids = job.run.batch.input_ids[0].cpu().numpy()
-    able = np.flatnonzero(~np.isin(ids[:-1], job.run.tokenizer.all_special_ids))
+    is_plain = ~np.isin(ids[:-1], job.run.tokenizer.all_special_ids)
+    able = np.flatnonzero(is_plain & job.run.in_segment(segment)[:-1])
     if not len(able):
+        among = "" if segment is None else f", of the segment {quoted(segment)},"
         raise InvalidPrompt(
-            f"A text of {len(ids)} tokens has none whose route could be judged by the token that follows. Give a "
-            "longer text."
+            f"A text of {len(ids)} tokens has none{among} whose route could be judged by the token that follows. Give "
+            "a longer text."
         )
     chosen = able if most is None else np.sort(job.rng.permutation(able)[:most])
     return torch.as_tensor(chosen, device=job.run.batch.input_ids.device)
 
 
-def _target(run: ModelInput, judge: LoadedModel | None, text: str, at: Tensor) -> Tensor:
+def _target(run: ModelInput, judge: LoadedModel | None, text: Prompt, at: Tensor) -> Tensor:
     """Return what routes are scored by: the ids (P,) that follow, or a judge's distributions (P, V)."""
     ids = run.batch.input_ids[0]
     if judge is None:
         return ids[at + 1]
-    theirs = prepare(judge, CaptureRequest((text,)))
+    theirs = prepare(judge, CaptureRequest.of(text))
     if theirs.batch.input_ids[0].tolist() != ids.tolist():
         raise CaptureError(
             f"{judge.name} reads this text as other tokens than {run.info.name}, so it cannot judge its routes. Choose "

@@ -4,12 +4,13 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import texts_to_divide
-from moeviz.cli.options import add_json, add_loading, load, load_inside, number, numbers
+from moeviz.cli.options import add_json, add_loading, add_segment, load, load_inside, number, numbers
 from moeviz.cli.output import check_parent, note, print_answer, progress
 from moeviz.text import cut
 from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
+    from moeviz.capture.run.chat import Prompt
     from moeviz.metrics.routes import RouteRegret
 
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
@@ -31,6 +32,7 @@ def arguments(parser: ArgumentParser) -> None:
         help=f"tokens of each text that are judged, drawn at random (default: {POSITIONS})",
     )
     parser.add_argument("--tokens", type=number(int, 2), metavar="N")
+    add_segment(parser)
     parser.add_argument("--most-texts", type=number(int, 1), metavar="N")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
     parser.add_argument("--judge", metavar="MODEL")
@@ -58,6 +60,7 @@ def run(args: Namespace) -> int:
         "layers": args.layers,
         "positions": args.positions,
         "tokens": args.tokens,
+        "segment": args.segment,
     }
     try:
         for done, total, part in regretting(model, texts, **given, judge=judge, seed=args.seed):
@@ -83,7 +86,7 @@ def run(args: Namespace) -> int:
     return print_answer(args.json, found, route_sentences(regret), *(frame.round(3) for frame in found.values()))
 
 
-def _first_of_each(texts: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+def _first_of_each(texts: "list[tuple[str, Prompt]]", most: int) -> "list[tuple[str, Prompt]]":
     seen, kept = dict[str, int](), []
     for label, text in texts:
         seen[label] = seen.get(label, 0) + 1

@@ -1,15 +1,18 @@
 """Route regret: against plain forwards in which one token's route is replaced by a hook of our own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from survey.tiny_models import random_model, tokenizer
+from tiny_models import TEMPLATE, tokenizer_with
 
 import moeviz
 from moeviz.analyses import routes
 from moeviz.analyses.routes import regretting, route_cost, route_regret
 from moeviz.capture.record import changed_alone
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 
 TEXT = "def add(a, b):\n    return a + b\n\nDer Hund schläft."
 
@@ -150,6 +153,23 @@ def test_a_judge_scores_by_what_it_predicts(embedded, found):
     judged = route_regret(embedded, TEXT, judge=embedded)
     assert judged.losses[:, 0] == pytest.approx(judged.cells["entropy"], abs=1e-4)
     assert not np.allclose(judged.losses, found.losses, atol=0.1)
+
+
+def test_of_chats_the_tokens_of_a_segment_alone_are_judged_in_the_whole_chat(embedded):
+    able = replace(embedded, tokenizer=tokenizer_with(TEMPLATE))
+    asked = ({"role": "user", "content": "2 + 2 ="},)
+    chats = [("alone", asked), ("sums", (*asked, {"role": "assistant", "content": "4, und der Hund schläft."}))]
+    found = route_regret(able, chats, layers=[5], segment="answer")
+    of_answer = moeviz.trace(able, chats[1][1], chat=True).in_segment("answer")
+    assert found.cells["position"].tolist() == np.flatnonzero(of_answer[:-1]).tolist() and of_answer.any()
+    assert set(found.cells["label"]) == {"sums"}, "a chat without an answer is left out"
+    everything = route_regret(able, chats[1:], layers=[5])
+    same = everything.cells[everything.cells["position"].isin(found.cells["position"])]
+    assert same["gain"].to_numpy() == pytest.approx(found.cells["gain"].to_numpy(), abs=1e-5)
+    with pytest.raises(InvalidPrompt, match="tools"):
+        route_regret(able, chats, layers=[5], segment="tools")
+    with pytest.raises(MissingField, match="Give chats"):
+        route_regret(able, TEXT, layers=[5], segment="answer")
 
 
 def test_texts_come_one_by_one_so_that_what_is_done_is_kept(embedded):

@@ -19,7 +19,7 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.errors import CaptureError, InvalidPrompt, MissingField, StopReading
+from moeviz.errors import CaptureError, InvalidPrompt, StopReading
 from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
@@ -232,12 +232,7 @@ def targets_of(run: ModelInput, segment: str | None) -> torch.Tensor:
     Raises `MissingField` if nobody knows the segments of its tokens.
     """
     following = run.batch.input_ids[0, 1:]
-    if segment is None:
-        return following
-    found = run.segments[0] if run.segments else None
-    if found is None:
-        raise MissingField(f"Nobody knows which tokens of a text are of the segment {quoted(segment)}. Give chats.")
-    return following.masked_fill(torch.tensor([name != segment for name in found.names[1:]]).to(following.device), -100)
+    return following.masked_fill(torch.from_numpy(~run.in_segment(segment)[1:]).to(following.device), -100)
 
 
 class Steps:

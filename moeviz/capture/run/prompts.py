@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import cast
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Bool
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -16,10 +18,10 @@ from moeviz.capture.models.patching import eager_model, unwrap_peft
 from moeviz.capture.run.chat import PromptSegments, Span, as_text, prompt_segments
 from moeviz.capture.run.images import check_no_placeholder, check_takes_images, read_images
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.image_tokens import TraceImage
 from moeviz.model_info import ModelInfo
-from moeviz.text import cut
+from moeviz.text import cut, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,17 @@ class ModelInput:
     segments: tuple[PromptSegments | None, ...] = ()  # of each prompt, in a chat
     images: tuple[TraceImage, ...] = ()
     image_columns: pd.DataFrame | None = None  # of the tokens of the prompt, if it has images
+
+    def in_segment(self, segment: str | None) -> Bool[np.ndarray, " T"]:
+        """Mark the tokens of the first prompt that are of a segment of its chat; all for None.
+
+        Raises `MissingField` if nobody knows the segments of its tokens.
+        """
+        if segment is None:
+            return np.ones(self.batch.input_ids.shape[1], bool)
+        if not self.segments or self.segments[0] is None:
+            raise MissingField(f"Nobody knows which tokens of a text are of the segment {quoted(segment)}. Give chats.")
+        return np.array([name == segment for name in self.segments[0].names])
 
 
 def prepare(
