@@ -326,8 +326,8 @@ def route_sentences(regret: RouteRegret) -> list[Claim]:
         claims.append(captions.route_of_kind(rows["at random"], rows["of the same kind of text"]))
     spots = blind_spots(cells)
     if len(spots):
-        blind = spots[spots["blind"]]
-        shown = tuple(blind.sort_values("rank", ascending=False)["what"])
+        blind = spots[spots["blind"]].sort_values("rank", ascending=False)
+        shown = tuple(blind["what"].where(blind["by"] != "next_kind", "next token: " + blind["what"]))
         claims.append(captions.blind_spots(len(spots), len(blind), shown, int(spots["blind_ties"].sum())))
     return claims
 
