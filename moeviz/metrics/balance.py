@@ -162,6 +162,21 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
     )
 
 
+def layer_sentence(frame: pd.DataFrame, layer: int) -> Claim | None:
+    """Claim which experts of a layer have too much, next to nothing or none, beyond chance. None if it is not judged.
+
+    Columns: those of `load_beside_luck`, of all tokens together.
+    """
+    some = frame[(frame["part"] == EVERYTHING) & (frame["layer"] == layer) & frame["times_uniform"].notna()]
+    if some.empty or _why_not_judged(some) is not None:
+        return None
+    clear = some[some["beyond_luck"]].sort_values("times_uniform", ascending=False, kind="stable")
+    pairs = [*zip(clear["expert"].tolist(), clear["times_uniform"].tolist(), strict=True)]
+    much = [pair for pair in pairs if pair[1] >= UNEVEN]
+    little = sorted((pair for pair in pairs if 0 < pair[1] <= 1 / VERY), key=lambda pair: pair[1])
+    return captions.load_at_layer(layer, len(some), much, little, sum(times == 0 for _, times in pairs))
+
+
 def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> Claim | None:
     """Claim what the busiest expert has of other texts; None if none is beyond chance. Both: `load_beside_luck`."""
     clear = frame[frame["beyond_luck"] & (frame["times_uniform"] > 1)]

@@ -19,6 +19,9 @@ from moeviz.metrics.words import bytes_said, percent, short
 from moeviz.text import with_and
 
 NAMED = 32  # experts in one sentence
+HOLDERS = 5  # experts with the most or the least of a layer
+MUCH, LITTLE = "1.5 times {} share or more", "half {} share or less"
+NEITHER = "beyond chance, no expert has 1.5 times its share or more, or half of it or less"
 
 
 def count(number: int, word: str) -> str:
@@ -127,6 +130,21 @@ def random_load(fewest: int, tokens: int, low: float, high: float, beyond: int, 
         f"Of {several} tokens sent at random, an expert gets {times_said(low)} to {times_said(high)} times its share; "
         f"{beyond:,} of {experts:,} here are outside."
     )
+
+
+@claim
+def load_at_layer(
+    layer: int, experts: int, much: Sequence[tuple[int, float]], little: Sequence[tuple[int, float]], empty: int
+) -> str:
+    def who(some: Sequence[tuple[int, float]], bound: str) -> str:
+        shown = [f"{expert} ({times_said(times)}×)" for expert, times in some[:HOLDERS]]
+        more = [f"{len(some) - HOLDERS:,} more"] if len(some) > HOLDERS else []
+        gets, its = ("gets", "its") if len(some) == 1 else ("get", "their")
+        return f"{len(some):,} of {experts:,} experts {gets} {bound.format(its)}: {with_and(shown + more)}"
+
+    parts = [who(some, bound) for some, bound in ((much, MUCH), (little, LITTLE)) if some]
+    parts += [f"{count(empty, 'expert')} without any token"] * bool(empty)
+    return f"Layer {layer}: {'; '.join(parts) or NEITHER}."
 
 
 @claim

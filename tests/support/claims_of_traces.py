@@ -11,7 +11,13 @@ from recount import Seen
 from moeviz.charts import NAMED
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.errors import MoevizError
-from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, load_beside_luck, luck_sentence
+from moeviz.metrics.balance import (
+    balance_sentence,
+    elsewhere_sentence,
+    layer_sentence,
+    load_beside_luck,
+    luck_sentence,
+)
 from moeviz.metrics.effect import choices_moved, word_change, word_change_summary
 from moeviz.metrics.expert import expert_kinds, need_sentence
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
@@ -121,6 +127,8 @@ def of_balance(trace, seen, seed):
         frame = quietly(lambda: load_beside_luck(trace.counts_by_label())) if grouped else plain
         for make in (balance_sentence, luck_sentence) if frame is not None else ():
             yield make(frame), seen, grouped
+        if frame is not None:
+            yield quietly(lambda frame=frame: layer_sentence(frame, trace.model.layers[-1])), seen, grouped
     other = of_the_same_tokens(trace, seed)
     if plain is not None:
         yield quietly(lambda: elsewhere_sentence(plain, load_beside_luck(other))), seen, Seen(other)

@@ -1391,6 +1391,15 @@ def random_load(seen, grouped):
 
 
 @counts
+def load_at_layer(seen, grouped, *, layer):
+    cells = [cell for cell in cells_by_chance(seen, grouped) if cell["part"] is None and cell["layer"] == layer]
+    clear = [(cell["times"], cell["expert"]) for cell in cells if cell["clear"]]
+    much = [(expert, times) for times, expert in sorted(clear, key=lambda pair: (-pair[0], pair[1])) if times >= 1.5]
+    little = [(expert, times) for times, expert in sorted(clear) if 0 < times <= 0.5]
+    return {"experts": len(cells), "much": much, "little": little, "empty": sum(not times for times, _ in clear)}
+
+
+@counts
 def load_elsewhere(seen, other, *, layer, expert):
     clear = [cell for cell in cells_by_chance(seen, False) if cell["clear"] and cell["times"] > 1]
     highest({(cell["layer"], cell["expert"]): cell["times"] for cell in clear}, (layer, expert))

@@ -12,7 +12,7 @@ from moeviz.charts.comparison import COMPARISONS
 from moeviz.errors import MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_csv, to_counts_json
-from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, luck_sentence
+from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, layer_sentence, luck_sentence
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.published import CHECKPOINTS
@@ -94,6 +94,10 @@ def _answer(counted: Counted, part: Counted) -> None:
     if trace is not None:
         follow_click()
     picture_and_words(BALANCE, frame, trace, model)
+    usual = int(frame["layer"][frame["times_uniform"].fillna(0).idxmax()])  # that of the answer
+    layer = layer_of(model.layers, session.COUNTED_LAYER, usual, "Who, at layer")
+    if (who := layer_sentence(frame, layer)) is not None:
+        st.text(in_words_of(model, who))
     if isinstance(counted, RoutingTrace):
         cautions(counted)
     elif model.caution:
@@ -117,8 +121,7 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
     parts = [*([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
     opened = choice_of(st.segmented_control, "Details", parts, session.COUNTED_PART, None)
     if opened == KINDS:
-        layers = counts.model.layers
-        layer = layer_of(layers, session.COUNTED_LAYER, layers[len(layers) // 2])
+        layer = session.value(session.COUNTED_LAYER)
         for chart in specialization.CHARTS:
             _draw(chart, counts.select(layers=[layer]) if chart.layers == "one" else counts)
     elif opened == BESIDE:
