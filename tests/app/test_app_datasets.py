@@ -139,7 +139,7 @@ def test_balance_answers_for_a_dataset_as_for_its_trace_and_a_link_to_counts_lea
     assert visit_of(app).address["dataset"] == NAME
     app = go_to(app, "balance", subject="mixtral-8x7b")
     assert balance_sentence(load_beside_luck(published_counts())) in sentences(app)
-    assert visit_of(app).address == {"subject": "mixtral-8x7b", "group": "0"}
+    assert visit_of(app).address == {"subject": "mixtral-8x7b", "group": "0", "counted_layer": "15"}
 
 
 def test_a_layer_is_chosen_and_in_the_address(serving, folder):
