@@ -29,6 +29,7 @@ from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.paths import tokens_of_path
 from moeviz.metrics.routes import expected_cost, expected_seconds, route_sentences
 from moeviz.metrics.tokens import visible
+from moeviz.recorded_answers import POSITIONS
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -40,7 +41,6 @@ from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, example, names_of
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.views.expert_jobs import JOB
-from moeviz_app.views.routes import POSITIONS
 from moeviz_app.widgets.components import atlas as component
 from moeviz_app.widgets.components.atlas import typed
 from moeviz_app.widgets.messages import escape_markdown
