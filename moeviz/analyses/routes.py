@@ -134,7 +134,7 @@ def regretting(
     rng, first = np.random.default_rng(seed), True
     for number, (label, text) in enumerate(pairs):
         run = prepare(model, CaptureRequest.of(text), tokenizer)
-        if not run.in_segment(segment).any():
+        if segment is not None and not run.in_segment(segment)[:-1].any():
             continue  # not every chat has every segment
         job = _job(run, alternatives, layers, rng)
         part = _of_text(job, number, _positions(job, positions, segment), judge, text, check=first)

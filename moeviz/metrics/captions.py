@@ -647,8 +647,8 @@ def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: f
 def names_that_predict(better: int, names: int, f1: float, f1_token: float, f1_kind: float) -> str:
     if isnan(f1_token):
         return (
-            f"This trace has neither texts nor ids of tokens, so the rules of {count(names, 'expert')} are judged "
-            f"beside the kind of text alone: F1 {f1:.2f} on average, by the kind of text {f1_kind:.2f}."
+            f"This trace has neither texts nor ids of tokens, so the rules of {count(names, 'expert')} are compared "
+            f"with the kind of text only: F1 {f1:.2f} on average, by the kind of text {f1_kind:.2f}."
         )
     decoration = " So a name in words is mostly decoration here." if 2 * better < names else ""
     return (

@@ -40,7 +40,7 @@ def _visible_character(character: str) -> str:
 
 
 def tokens_are_known(trace: RoutingTrace) -> bool:
-    """Return whether a trace says which tokens were routed, by their texts or ids: many sources give experts alone."""
+    """Return whether a trace says which tokens were routed, by their texts or ids: many sources give only experts."""
     return bool(trace.tokens["text"].any() or (trace.tokens["token_id"] != NO_TOKEN_ID).any())
 
 

@@ -63,7 +63,7 @@ class BitsStudy:
     judged: Texts
     seed: int
     drawn: tuple[float, ...] = ()  # loss_increase of each plan at random
-    segment: str | None = None  # of the chats, whose tokens alone calibrated and judged
+    segment: str | None = None  # of the chats: only its tokens calibrated and judged
 
     def plan(self, rule: str = KL) -> Bits:
         """The bits of each unit by a rule: by layer and expert, or by layer and -1."""
@@ -104,7 +104,7 @@ def bits_study(
     seed       of the division of the texts, and of these.
     tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     segment    of chats, given as their messages instead of as texts: tokens, loss and divergence are those of this
-               segment alone, as "answer". All tokens are read, and show which are Super Experts.
+               segment only, as "answer". All tokens are read, and show which are Super Experts.
     progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
                measured on the texts that were read with all changes; plans that are not judged by then have losses of
                NaN.

@@ -83,7 +83,7 @@ def pruning_curve(
                ever, and a cut expert gives every token its mean output over the texts that chose (MoNE, arXiv
                2507.00390); no checkpoint of transformers' holds that.
     segment    of chats, given as their messages instead of as texts: every expert is scored by the tokens of this
-               segment alone, as "answer", and loss is that of predicting these. All tokens are read, and a mean output
+               segment only, as "answer", and loss is that of predicting these. All tokens are read, and a mean output
                is over all.
     progress   called with (done, total), in texts read. Raise in it to stop; after `StopReading`, those texts judge, or
                choose, that were read with all cuts.

@@ -49,7 +49,7 @@ class PruningCurve:
     replaced_by: str = NEXT_BEST  # what takes a cut expert's place
     in_all: pd.DataFrame | None = None  # as `losses`, of a number cut in all: also total int64, per_layer str
     drawn: Mapping[tuple[bool, int], tuple[float, ...]] = field(default_factory=dict)  # loss_increase of the draws
-    segment: str | None = None  # of the chats, whose tokens alone chose and judged
+    segment: str | None = None  # of the chats: only its tokens chose and judged
 
     def order(self, criterion: str) -> Order:
         """The experts of each layer in the order in which the criterion cuts them."""
