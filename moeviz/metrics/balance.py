@@ -174,7 +174,8 @@ def layer_sentence(frame: pd.DataFrame, layer: int) -> Claim | None:
     pairs = [*zip(clear["expert"].tolist(), clear["times_uniform"].tolist(), strict=True)]
     much = [pair for pair in pairs if pair[1] >= UNEVEN]
     little = sorted((pair for pair in pairs if 0 < pair[1] <= 1 / VERY), key=lambda pair: pair[1])
-    return captions.load_at_layer(layer, len(some), much, little, sum(times == 0 for _, times in pairs))
+    together = bool((frame["part"] != EVERYTHING).any())
+    return captions.load_at_layer(layer, len(some), together, much, little, sum(times == 0 for _, times in pairs))
 
 
 def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> Claim | None:

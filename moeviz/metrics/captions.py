@@ -134,7 +134,12 @@ def random_load(fewest: int, tokens: int, low: float, high: float, beyond: int, 
 
 @claim
 def load_at_layer(
-    layer: int, experts: int, much: Sequence[tuple[int, float]], little: Sequence[tuple[int, float]], empty: int
+    layer: int,
+    experts: int,
+    together: bool,
+    much: Sequence[tuple[int, float]],
+    little: Sequence[tuple[int, float]],
+    empty: int,
 ) -> str:
     def who(some: Sequence[tuple[int, float]], bound: str) -> str:
         shown = [f"{expert} ({times_said(times)}×)" for expert, times in some[:HOLDERS]]
@@ -144,7 +149,7 @@ def load_at_layer(
 
     parts = [who(some, bound) for some, bound in ((much, MUCH), (little, LITTLE)) if some]
     parts += [f"{count(empty, 'expert')} without any token"] * bool(empty)
-    return f"Layer {layer}: {'; '.join(parts) or NEITHER}."
+    return f"Layer {layer}{', all groups together' * together}: {'; '.join(parts) or NEITHER}."
 
 
 @claim

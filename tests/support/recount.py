@@ -1392,11 +1392,14 @@ def random_load(seen, grouped):
 
 @counts
 def load_at_layer(seen, grouped, *, layer):
-    cells = [cell for cell in cells_by_chance(seen, grouped) if cell["part"] is None and cell["layer"] == layer]
+    every = cells_by_chance(seen, grouped)
+    cells = [cell for cell in every if cell["part"] is None and cell["layer"] == layer]
+    together = any(cell["part"] is not None for cell in every)
     clear = [(cell["times"], cell["expert"]) for cell in cells if cell["clear"]]
     much = [(expert, times) for times, expert in sorted(clear, key=lambda pair: (-pair[0], pair[1])) if times >= 1.5]
     little = [(expert, times) for times, expert in sorted(clear) if 0 < times <= 0.5]
-    return {"experts": len(cells), "much": much, "little": little, "empty": sum(not times for times, _ in clear)}
+    found = {"experts": len(cells), "together": together, "much": much, "little": little}
+    return found | {"empty": sum(not times for times, _ in clear)}
 
 
 @counts
