@@ -23,6 +23,7 @@ from moeviz.expert_outputs import ExpertOutputs
 from moeviz.image_tokens import BOX, TraceImage, check_image_tokens
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
+from moeviz.text import no_segment
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -191,7 +192,7 @@ class RoutingTrace:
             )
         segments = self.tokens["segment"]
         if not (kept := (segments == name).to_numpy(bool)).any():
-            raise MissingField(f"No token is of the segment {name[:60]!r}. There are {', '.join(segments.unique())}.")
+            raise MissingField(no_segment(name, sorted(segments.unique())))
         return kept
 
     def of_segment(self, name: str | None) -> "RoutingTrace":

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class PrecisionTrace:
 
 def in_precisions(
     model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     names: Sequence[str] = NAMES,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
