@@ -102,7 +102,7 @@ def attributed(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[RoutingTrace, pd.DataFrame]:
-    """The trace of the one prompt of a request, and `direct_attribution` of a token of it. Errors as there."""
+    """Return the trace of the one prompt of a request, and `direct_attribution` of a token of it. Errors as there."""
     run = prepare(model, request, tokenizer)
     count, tokens = run.batch.input_ids.shape
     if count != 1:

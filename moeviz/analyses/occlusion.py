@@ -180,14 +180,14 @@ def occluding(
 
 
 def most_forwards(tokens: int) -> int:
-    """The most forwards that `occlude` takes for a prompt of so many tokens, of that many tokens each."""
+    """Return the most forwards that `occlude` takes for a prompt of so many tokens, of that many tokens each."""
     return NUMBER * max(tokens - 1, 0)
 
 
 def filled_prompts(
     token_ids: Sequence[int], fillers: Sequence[int], special: Collection[int] = ()
 ) -> list[FilledPrompt]:
-    """The prompts, as token ids, in which each token in turn is replaced by four fillers.
+    """Return the prompts, as token ids, in which each token in turn is replaced by four fillers.
 
     The last token is not, since nothing comes after it, nor are special ones.
 
@@ -273,7 +273,7 @@ class _Comparison:
             self.sent = []
 
     def found(self, fillers: tuple[str, ...]) -> Occlusion:
-        """The whole of it."""
+        """Return the whole comparison."""
         return Occlusion(self.plain, fillers, self.flips, self.falls, self.next, self.to)
 
 

@@ -298,7 +298,7 @@ def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> li
 def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
-    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
+    """Return the trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
     model = run.model
     site = routers[0].router.site if routers else site
     with ExitStack() as stack:
@@ -340,7 +340,7 @@ def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
 
 
 def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFrame:
-    """One row per token; see `what_if`."""
+    """Return one row per token; see `what_if`."""
     ids = torch.tensor(plain.tokens["token_id"].tolist(), device=logits.device)
     first = (plain.tokens["position"] == 0).to_numpy()
     few = max(IN_CACHE // logits.shape[-1], 1)
