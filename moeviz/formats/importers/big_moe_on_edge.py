@@ -17,7 +17,7 @@ LAST_LAYER = "Rows that the last layer of a prompt does not need were never rout
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a first line # route_trace v1."""
+    """A first line # route_trace v1."""
     return source.data.startswith(b"# route_trace v1")
 
 

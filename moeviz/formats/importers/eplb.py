@@ -8,7 +8,7 @@ from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a JSON list of lists of numbers."""
+    """A JSON list of lists of numbers."""
     first = source.first
     return isinstance(first, list) and bool(first) and all(isinstance(row, list) for row in first)
 

@@ -17,7 +17,7 @@ FILES = r"expert_weights_\d+\.txt"
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a folder with expert_weights_1.txt."""
+    """A folder with expert_weights_1.txt."""
     return source.is_folder and bool(source.matching(FILES))
 
 

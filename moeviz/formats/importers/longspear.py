@@ -14,7 +14,7 @@ MAGIC = b"LONGSPEAR_ROUTE_TRACE v1 "
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a file that begins with LONGSPEAR_ROUTE_TRACE v1."""
+    """A file that begins with LONGSPEAR_ROUTE_TRACE v1."""
     return source.data.startswith(MAGIC)
 
 

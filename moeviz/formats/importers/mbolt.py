@@ -13,7 +13,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a file that begins with MBLT."""
+    """A file that begins with MBLT."""
     return source.data.startswith(b"MBLT")
 
 

@@ -20,7 +20,7 @@ READ = {"expert_frequency", "total_tokens", "pairwise_expert_frequency"}
 
 
 def recognise(content: Any) -> bool:
-    """Recognise a torch file of {layer: {expert_frequency, …}}."""
+    """A torch file of {layer: {expert_frequency, …}}."""
     return (
         isinstance(content, dict)
         and bool(content)

@@ -29,7 +29,7 @@ UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a torch file with a list of tables, .safetensors, .npz with numbered names, or three axes of floats."""
+    """A torch file with a list of tables, .safetensors, .npz with numbered names, or three axes of floats."""
     if is_npy(source.data):
         return _has_three_axes(from_npy(source.data))
     return in_torch(_is_logits)(source) or is_safetensors(source.data) or bool(_members(source.data))

@@ -29,7 +29,7 @@ DECODE = 2  # forward_mode of a step that generates
 
 
 def recognise(content: Any) -> bool:
-    """Recognise a torch file with logical_count, or records and last_physical_to_logical_map."""
+    """A torch file with logical_count, or records and last_physical_to_logical_map."""
     return isinstance(content, dict) and (
         "logical_count" in content or {"records", "last_physical_to_logical_map"} <= content.keys()
     )

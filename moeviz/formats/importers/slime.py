@@ -16,7 +16,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(content: Any) -> bool:
-    """Recognise a torch file with samples."""
+    """A torch file with samples."""
     return isinstance(content, dict) and isinstance(content.get("samples"), list)
 
 

@@ -19,7 +19,7 @@ SAME = "All ranks counted the same, so they saw the same tokens, and one of them
 
 
 def recognise(source: Source) -> bool:
-    """Recognise a folder with meta_info.json and rank0.safetensors."""
+    """A folder with meta_info.json and rank0.safetensors."""
     return source.is_folder and "meta_info.json" in source.files
 
 

@@ -15,7 +15,7 @@ INDICES = re.compile(r"(blocks\.(\d+)\..*hook_)expert_indices")
 
 
 def recognise(content: Any) -> bool:
-    """Recognise a torch file with hook_expert_indices."""
+    """A torch file with hook_expert_indices."""
     return isinstance(content, dict) and any(INDICES.fullmatch(str(key)) for key in content)
 
 

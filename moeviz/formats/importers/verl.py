@@ -17,7 +17,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(content: Any) -> bool:
-    """Recognise a torch file with routed_experts and attention_mask."""
+    """A torch file with routed_experts and attention_mask."""
     return isinstance(content, dict) and {"routed_experts", "attention_mask", "input_ids"} <= content.keys()
 
 
