@@ -90,7 +90,7 @@ class Twin:
         return BatchResult(cross_entropy + self.settings["balance"] * balance, cross_entropy, chosen, kept, right)
 
     def learn(self, facts: Tensor, noise: Tensor | None = None) -> BatchResult:
-        """One batch, and all weights a step on; their gradients stay until the next."""
+        """Learn from one batch, by one step of all weights; their gradients stay until the next."""
         seen = self.forward(facts, noise)
         self.adam.zero_grad()
         seen.loss.backward()
@@ -113,7 +113,7 @@ class Twin:
 
 
 def norm(rows: Tensor) -> Tensor:
-    """Each row divided by the root of its mean square."""
+    """Divide each row by the root of its mean square."""
     return F.rms_norm(rows, rows.shape[-1:], eps=TINY)
 
 

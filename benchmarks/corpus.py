@@ -72,7 +72,7 @@ MODELS = (
 
 
 def estimate(measured: dict[int, Measured], tokens: float = 1e9) -> pd.DataFrame:
-    """One row a model: `measured` has what was measured for its number of experts.
+    """Return one row per model: `measured` has what was measured for its number of experts.
 
     >>> row = estimate(dict.fromkeys((8, 128, 256), Measured(5, 15, 9, ids_a_second=1e7))).iloc[1]  # 48 layers
     >>> float(row["GB with weights"]), float(row["GB of ids"])
@@ -129,7 +129,7 @@ def say_bytes(folder: Path, say: Callable[[str], object]) -> None:
 
 
 def embedded_bytes(folder: Path) -> dict[str, float]:
-    """The texts that ship, by the model that ships."""
+    """Return the texts that ship, by the model that ships."""
     from moeviz import load_model, trace_corpus, write_dataset
     from moeviz.labelled_texts import texts_that_ship
 
@@ -191,7 +191,7 @@ def say_estimate(folder: Path, say: Callable[[str], object]) -> None:
 
 
 def questions() -> dict[str, Callable[[Any], object]]:
-    """The analyses of a dataset, by name."""
+    """Return the analyses of a dataset, by name."""
     from moeviz.corpus import analyses, rows
 
     asked: dict[str, Callable[[Any], object]] = {

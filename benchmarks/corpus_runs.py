@@ -77,7 +77,7 @@ def shard(model: LoadedModel, rows: list[Rows], folder: Path) -> None:
 
 
 def written(texts: list[str], path: Path) -> str:
-    """The texts as a file that `moeviz corpus` reads."""
+    """Return the texts as a file that `moeviz corpus` reads."""
     path.write_text("\n".join(json.dumps({"label": f"{n % 4}", "text": text}) for n, text in enumerate(texts)))
     return str(path)
 

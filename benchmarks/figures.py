@@ -252,7 +252,7 @@ print(json.dumps([int(peak) * 1024, told]))
 
 
 def matrix(layer: int, experts: tuple[int, ...], name: str) -> np.ndarray:
-    """One matrix of an expert, or of some averaged: the same whenever it is asked for."""
+    """Return one matrix of an expert, or of some averaged: the same whenever it is asked for."""
     drawn = (np.random.default_rng([layer, expert, sorted(SHAPES).index(name)]) for expert in experts)
     return np.mean([rng.standard_normal(SHAPES[name], np.float32) * 0.02 for rng in drawn], axis=0, dtype=np.float32)
 
@@ -314,7 +314,7 @@ def written_gguf(folder: str, kind: str) -> str:
 
 
 def long_text() -> str:
-    """A stretch of the evaluation texts, in all their languages."""
+    """Return a stretch of the evaluation texts, in all their languages."""
     return "\n".join(text.text for text in evaluation_set())[:2_600]
 
 

@@ -58,7 +58,7 @@ Pass = Callable[..., Shape]  # of a shape, inputs and desired answers
 
 
 def errors(way: str, shape: str, seed: int, passes: int) -> Float64[np.ndarray, " passes"]:
-    """The average squared error after each pass over the training points."""
+    """Return the average squared error after each pass over the training points."""
     data = two_cuts()
     inputs, desired = (part[data.training] for part in encode(data))
     found, one, each = _start(shape, inputs.shape[1], seed), _passes(way, shape), []
@@ -70,7 +70,7 @@ def errors(way: str, shape: str, seed: int, passes: int) -> Float64[np.ndarray, 
 
 
 def tree_climbs(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
-    """One step along the gradient of the likelihood: a line moves by what its answers lack, times the inputs."""
+    """Take one step along the gradient of the likelihood: a line moves by what its answers lack, times the inputs."""
     share, step = responsibilities(tree, inputs, desired), STEP / len(inputs)
     within, right = share.reshape(len(inputs), BRANCHES, -1), sigmoid(inputs @ tree.gates.T)
     branch = within.sum(axis=2)
@@ -82,7 +82,7 @@ def tree_climbs(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
 
 
 def flat_climbs(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
-    """One step of a flat mixture along that gradient."""
+    """Take one step of a flat mixture along that gradient."""
     share, step = flat.responsibilities(inputs, desired), STEP / len(inputs)
     return Flat(
         flat.gate + step * (share - flat.leaves(inputs)).T @ inputs,
@@ -91,7 +91,7 @@ def flat_climbs(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
 
 
 def flat_pass(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
-    """A pass of expectation maximisation over a flat mixture."""
+    """Run a pass of expectation maximisation over a flat mixture."""
     share = flat.responsibilities(inputs, desired)
     experts = [fitted(flat.experts[e], inputs, desired, share[:, e]) for e in range(LEAVES)]
     return Flat(fitted_gate(flat.gate, inputs, share), np.stack(experts))
@@ -100,8 +100,8 @@ def flat_pass(flat: Flat, inputs: np.ndarray, desired: np.ndarray) -> Flat:
 def fitted_gate(
     gate: Float64[np.ndarray, "E D"], inputs: Float64[np.ndarray, "N D"], share: Float64[np.ndarray, "N E"]
 ) -> Float64[np.ndarray, "E D"]:
-    """A softmax regression by Newton's method, from `gate` on; a step that makes it worse is halved until it does
-    not. All lines are fitted at once; a tree fits one at a time.
+    """Fit a softmax regression by Newton's method, from `gate` on; a step that makes it worse is halved until it
+    does not. All lines are fitted at once; a tree fits one at a time.
     """
     for _ in range(NEWTON_STEPS):
         said = softmax(inputs @ gate.T)
@@ -141,7 +141,7 @@ def _gate_fit(gate: np.ndarray, inputs: np.ndarray, share: np.ndarray) -> float:
 
 
 def error_by_shape(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
-    """The error of each shape of gates by passes over points that need two cuts, fitted in both ways.
+    """Return the error of each shape of gates by passes over points that need two cuts, fitted in both ways.
 
     One row per way, shape and pass, at about equal ratios. Columns: way, shape str · passes int64 · squared_error,
     lower, upper float64 (average squared error on the training points: median, and quartiles of the seeds) · seeds

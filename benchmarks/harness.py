@@ -67,7 +67,7 @@ def take_turns(arms: Mapping[str, Callable[[int], Figures]], rounds: int) -> dic
 
 
 def interleave(ways: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 5) -> dict[str, list[float]]:
-    """The seconds that each way says it took, one a round. In each round every way runs once, in random order.
+    """Return the seconds that each way says it took, one a round. In each round every way runs once, in random order.
 
     The first `warm_up` rounds do not count.
     """
@@ -84,7 +84,7 @@ def ratios(times: Mapping[str, Sequence[float]], way: str, over: str) -> list[fl
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, str]:
-    """The median, and the middle half in words.
+    """Return the median, and the middle half in words.
 
     >>> quartiles([1.0, 2.0, 3.0])
     (2.0, '1.000 to 3.000')
@@ -94,14 +94,14 @@ def quartiles(values: Sequence[float]) -> tuple[float, str]:
 
 
 def compared(found: Mapping[str, Mapping[str, Sequence[float]]], digits: int = 2) -> str:
-    """A table: for each figure the median of each arm, with the lowest and the highest."""
+    """Return a table: for each figure the median of each arm, with the lowest and the highest."""
     names = dict.fromkeys(what for rows in found.values() for what in rows)
     rows = [[what, *(spread(found[arm].get(what, ()), digits) for arm in found)] for what in names]
     return table(["", *found], rows)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
-    """The median, with the lowest and the highest.
+    """Return the median, with the lowest and the highest.
 
     >>> spread([1.0, 3.0, 2.0])
     '2.00 (1.00 to 3.00)'
@@ -217,7 +217,7 @@ def megabytes(server: Server) -> float:
 
 
 def processes_of(server: Server) -> list[int]:
-    """The server's process, and those that it has forked."""
+    """Return the server's process, and those that it has forked."""
     first = server.process.pid
     return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 

@@ -40,7 +40,7 @@ Arm = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[str, Arm]:
-    """Every way that knows this gating, by name; the traced ones write to a record of their own."""
+    """Return every way that knows this gating, by name; the traced ones write to a record of their own."""
     record = new_record(gating, rows, device)
     copies = new_record(gating, rows, device)
     return {
@@ -52,7 +52,7 @@ def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[st
 
 
 def new_record(gating: Gating, rows: int, device: str) -> Record:
-    """The record that capture keeps: ids as in `moeviz.RoutingTrace`, and weights as a router gives them."""
+    """Return the record that capture keeps: ids as in `moeviz.RoutingTrace`, and weights as a router gives them."""
     return Record(
         experts=torch.empty(rows, gating.top_k, dtype=torch.int16, device=device),
         weights=torch.empty(rows, gating.top_k, dtype=torch.bfloat16, device=device),
@@ -61,7 +61,7 @@ def new_record(gating: Gating, rows: int, device: str) -> Record:
 
 
 def route_then_copy(logits: Tensor, gating: Gating, bias: Tensor | None, record: Record) -> tuple[Tensor, Tensor]:
-    """The router, and its decision copied afterwards: what engines do."""
+    """Run the router, and copy its decision afterwards, as engines do."""
     weights, experts = route(logits, gating, bias)
     record.experts[: len(experts)].copy_(experts)
     record.weights[: len(weights)].copy_(weights)
@@ -153,7 +153,7 @@ def router_case(name: str, tokens: int, rounds: int, bytes_per_second: float) ->
 
 
 def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
-    """The plan of `tokens` tokens, compared with torch's stable sort."""
+    """Measure the plan of `tokens` tokens, compared with torch's stable sort."""
     ids = torch.rand(tokens, experts, device="cuda").argsort(dim=-1)[:, :top_k].int()
     ways = {
         "plain": [partial(plan_dispatch, ids, experts, 64)],
@@ -163,7 +163,7 @@ def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
 
 
 def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -> Result:
-    """The experts of one layer in bfloat16, dispatch included, compared with transformers' grouped_mm."""
+    """Measure the experts of one layer in bfloat16, dispatch included, compared with transformers' grouped_mm."""
     experts, top_k, hidden, width = SHAPES[name]
     module = experts_module(name)
     x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
@@ -194,7 +194,7 @@ def experts_module(name: str) -> MixtralExperts:
 
 
 def block_case(tokens: int, rounds: int) -> Result:
-    """Two MoE blocks of Mixtral 8x7B's shape: stock, and with our router, dispatch and experts."""
+    """Measure two MoE blocks of Mixtral 8x7B's shape: stock, and with our router, dispatch and experts."""
     config = MixtralConfig(experts_implementation="grouped_mm")
     with torch.device("cuda"):
         blocks = [MixtralSparseMoeBlock(config).bfloat16().requires_grad_(False) for _ in range(2)]
@@ -220,7 +220,7 @@ def block_case(tokens: int, rounds: int) -> Result:
 
 
 def line(result: Result) -> str:
-    """One row of the table: times in microseconds, and each as a ratio to ours."""
+    """Return one row of the table: times in microseconds, and each as a ratio to ours."""
     if "error" in result:
         return f"{result['case']:34} failed: {result['error']}"
     times = result["us"]
@@ -230,7 +230,7 @@ def line(result: Result) -> str:
 
 
 def cases(rounds: int, copy: float) -> dict[str, Callable[[], Result]]:
-    """Every case by its name; those that the promise rests on come first."""
+    """Return every case by its name; those that the promise rests on come first."""
     found: dict[str, Callable[[], Result]] = {}
     for name in GATINGS:
         found |= {f"router {name} T={tokens}": partial(router_case, name, tokens, rounds, copy) for tokens in TOKENS}

@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The options of the command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--think", type=float, default=2.0, help="mean pause between two runs, in seconds")
@@ -169,7 +169,7 @@ def arguments() -> argparse.Namespace:
 
 
 def row(name: str, seen: LoadResult, seconds: float) -> list[str]:
-    """The figures of a variant."""
+    """Return the figures of a variant."""
     mixed = sum("mixed" in error for error in seen.errors)
     times = [f"{percentile(times, share):.2f}" for times in (seen.opened, seen.ran) for share in (0.5, 0.95)]
     memory = [f"{value:.0f}" for value in (seen.memory[0], seen.memory[len(seen.memory) // 2], seen.memory[-1])]
@@ -179,7 +179,7 @@ def row(name: str, seen: LoadResult, seconds: float) -> list[str]:
 
 
 def loaded(name: str, sessions: int, think: float, seconds: float, processes: int = 1) -> LoadResult:
-    """One variant on a server of its own."""
+    """Measure one variant on a server of its own."""
     prompts = prompts_of(sessions)
     seen, over = LoadResult(), threading.Event()
     with server(naive=name == "naive", processes=processes) as running:
@@ -262,7 +262,7 @@ def run_once(tab: Tab, prompt: Prompt, seen: LoadResult) -> None:
 
 
 def cancelling(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
-    """Visitors who begin a long text, and leave it."""
+    """Simulate visitors who begin a long text and leave."""
 
     def leave(number: int) -> None:
         chance, long = random.Random(-1 - number), Prompt("And so it went on", LONG_TOKENS, {})
@@ -279,7 +279,7 @@ def cancelling(running: Server, think: float, over: threading.Event, seen: LoadR
 
 
 def hog(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
-    """One visitor with many tabs, each of which runs a long text again and again."""
+    """Simulate one visitor with many tabs, each of which runs a long text again and again."""
     headers, long = new_visitor(), prompt_of(moeviz.load_model(), "And so it went on", LONG_TOKENS)
 
     def insist(number: int) -> None:
@@ -306,7 +306,7 @@ def counted(go: Callable[[], None], seen: LoadResult) -> Callable[[], None]:
 
 
 def hostile(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
-    """One visitor who uploads what is meant to hurt. See `benchmarks.load`."""
+    """Simulate one visitor who uploads what is meant to hurt. See `benchmarks.load`."""
     return [counted(lambda: upload_until(over, running.url), seen)]
 
 

@@ -18,7 +18,7 @@ IN_PRAAT = dict(zip(("iy", "ih", "aa", "ah"), VOWELS, strict=True))
 
 
 def peterson_barney() -> Vowels:
-    """The 600 measured samples, from the copy of the table in Praat.
+    """Return the 600 measured samples, from the copy of the table in Praat.
 
     Raises `MoevizError` if `praat-parselmouth` is not installed, or holds a different table from the one that was
     checked.
@@ -41,12 +41,12 @@ def peterson_barney() -> Vowels:
 
 
 def at_hand() -> list[Vowels]:
-    """The stand-in; and the measured samples if they can be read."""
+    """Return the stand-in; and the measured samples if they can be read."""
     return [stand_in(), *([peterson_barney()] if find_spec("parselmouth") else [])]
 
 
 def read_table(content: bytes) -> Vowels:
-    """The measured samples from a CSV of columns Speaker, Vowel, F1, F2, if it is the table that was checked.
+    """Return the measured samples from a CSV of columns Speaker, Vowel, F1, F2, if it is the table that was checked.
 
     Raises `MoevizError` if its SHA-256 differs.
     """

@@ -104,7 +104,7 @@ class TimedPage:
 
 
 def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, files: bool) -> Figures:
-    """The first page: opened, a prompt run, a token clicked; with `files`, that click on larger traces too."""
+    """Measure the first page: opened, a prompt run, a token clicked; with `files`, that click on larger traces too."""
     tab = TimedTab(browser, server, screen, TOOLS)
     tab.open()
     opened = tab.until(MAP)

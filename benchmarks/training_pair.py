@@ -33,7 +33,7 @@ ROUTING = {"num_local_experts": 8, "num_experts_per_tok": 2}
 
 
 def pair_model(aux: bool, seed: int) -> MixtralForCausalLM:
-    """The model; its first weights are the same with and without."""
+    """Return the model; its first weights are the same with and without."""
     torch.manual_seed(seed)
     config = MixtralConfig(
         **SIZES, **HEADS, **ROUTING, output_router_logits=aux, router_aux_loss_coef=1.0 if aux else 0.0

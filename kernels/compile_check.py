@@ -92,7 +92,7 @@ class Compiled(NamedTuple):
 
 
 def router_cases() -> Iterator[Case]:
-    """The router: every way of gating, without a record and with one."""
+    """Yield the cases of the router: every way of gating, without a record and with one."""
     for name, gating in ROUTERS.items():
         has_bias = gating.score != "softmax"
         for dtype in ROUTED:
@@ -120,7 +120,7 @@ def dispatch_cases() -> Iterator[Case]:
 
 
 def expert_cases(capability: Gpu) -> Iterator[Case]:
-    """The experts with every tile that this capability may be given, in Mixtral's and Qwen3's sizes."""
+    """Yield the cases of the experts with every tile that this capability may have, in Mixtral's and Qwen3's sizes."""
     device = tiles.Device(0 if isinstance(capability, str) else capability, SHARED_MEMORY[capability])
     if tiles.why_not_experts(torch.bfloat16, device):
         return
@@ -137,7 +137,7 @@ def expert_cases(capability: Gpu) -> Iterator[Case]:
 
 
 def signature(case: Case) -> dict[str, str]:
-    """The types of the kernel's arguments, by their names."""
+    """Return the types of the kernel's arguments, by their names."""
     types = {}
     for name in case.kernel.arg_names:
         if name in case.constants:
@@ -215,12 +215,12 @@ def recording_faults(results: dict[str, Compiled], capability: Gpu) -> Iterator[
 
 
 def name_of(capability: Gpu) -> str:
-    """A GPU's architecture, as compilers name it."""
+    """Return a GPU's architecture, as compilers name it."""
     return capability if isinstance(capability, str) else f"sm_{capability}"
 
 
 def cases_of(capability: Gpu, part: int, parts: int) -> list[Case]:
-    """Every `parts`-th case from number `part` on, from 0; a router without its record and with it are one."""
+    """Return every `parts`-th case from number `part` on, from 0; a router without its record and with it are one."""
     routers = list(router_cases())
     pairs = list(zip(routers[::2], routers[1::2], strict=True))
     alone = [(case,) for case in (*dispatch_cases(), *expert_cases(capability))]
@@ -229,7 +229,7 @@ def cases_of(capability: Gpu, part: int, parts: int) -> list[Case]:
 
 
 def dtypes_of(capability: Gpu) -> set[str]:
-    """The dtypes that models have on these GPUs: before sm_80 there is no bfloat16."""
+    """Return the dtypes that models have on these GPUs: before sm_80 there is no bfloat16."""
     return {"bf16", "fp16", "fp32", "i32"} - ({"bf16"} if isinstance(capability, int) and capability < 80 else set())
 
 

@@ -1,7 +1,7 @@
 """The commands check, diff, compare and precision as functions; each returns a table."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import InvalidTrace
 
@@ -76,16 +76,18 @@ def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
 
 def precision(
     model: "moeviz.capture.models.load.LoadedModel | str",
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     chat: bool = False,
+    segment: str | None = None,
 ) -> "pd.DataFrame":
     """Count the tokens that go to another set of experts than in float32: one row per precision and layer.
 
     The precisions are bfloat16, float16 and int8, as in `moeviz.analyses.precisions.in_precisions`; arguments are those
-    of `trace`. Columns: precision str, and those of `moeviz.metrics.comparison.set_changes`; `tied` and `flipped` are
-    NaN at layers whose router moeviz cannot rank. On the command line: `moeviz precision`.
+    of `trace`, and `segment` counts only the tokens of one segment of a chat, as "answer". Columns: precision str, and
+    those of `moeviz.metrics.comparison.set_changes`; `tied` and `flipped` are NaN at layers whose router moeviz cannot
+    rank. On the command line: `moeviz precision`.
 
     >>> import moeviz
     >>> moeviz.precision("embedded", "Il fait froid.")["precision"].unique().tolist()  # doctest: +SKIP
@@ -93,20 +95,21 @@ def precision(
     """
     from moeviz.analyses.precisions import in_precisions
 
-    return precision_table(in_precisions(model, prompts, tokenizer=tokenizer, chat=chat))
+    return precision_table(in_precisions(model, prompts, tokenizer=tokenizer, chat=chat), segment)
 
 
-def precision_table(found: "dict[str, PrecisionTrace]") -> "pd.DataFrame":
+def precision_table(found: "dict[str, PrecisionTrace]", segment: str | None = None) -> "pd.DataFrame":
     """Count the tokens sent to another set of experts than in float32, by precision and layer, ties apart."""
     import pandas as pd
 
     from moeviz.metrics.comparison import set_changes
 
     exact = found["float32"].trace
+    counts = slice(None) if segment is None else exact.in_segment(segment)
     tables = []
     for name, other in found.items():
         if name != "float32":
-            table = set_changes(exact, other.trace, other.tied)
+            table = set_changes(exact.of_segment(segment), other.trace.of_segment(segment), other.tied[:, counts])
             unknown = [not known for known in other.known]
             table.loc[unknown, ["tied", "flipped"]] = float("nan")
             tables.append(table.assign(precision=name))

@@ -55,11 +55,11 @@ class ExpertOutputs:
                 )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The figures that are there, by name."""
+        """Return the figures that are there, by name."""
         return {name: part for name in FIGURES if (part := getattr(self, name)) is not None}
 
     def select(self, layers: Sequence[int], tokens: np.ndarray | slice) -> "ExpertOutputs":
-        """The outputs of some layers (by their index in the trace) and of some of its tokens."""
+        """Return the outputs of some layers (by their index in the trace) and of some of its tokens."""
         return replace(self, **{name: part[list(layers)][:, tokens] for name, part in self.arrays().items()})
 
     @property

@@ -28,7 +28,7 @@ def check_experts(model: ModelInfo) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value of any origin, short enough for a sentence. Only as much of it is spelled out as is shown."""
+    """Return a value of any origin, short enough for a sentence. Only as much of it is spelled out as is shown."""
     if isinstance(value, str):
         value = value[:60]
     text = SHORT.repr(value).replace("\n", " ")  # an array has lines

@@ -41,7 +41,7 @@ class Gguf:
     tensors: dict[str, tuple[int, tuple[int, ...], int]]
 
     def numbers(self, name: str) -> np.ndarray:
-        """A tensor of float32, flat. Raises `InvalidTrace` if it is of another type, or not all there."""
+        """Return a tensor of float32, flat. Raises `InvalidTrace` if it is of another type, or not all there."""
         kind, shape, start = self.tensors[name]
         size = 4 * prod(shape)
         if kind != FLOAT32 or start + size > len(self.data):
@@ -101,7 +101,7 @@ class _Reader:
 
 
 def from_gguf(data: bytes | mmap) -> Gguf:
-    """The header of a GGUF file, version 2 or 3. Raises `InvalidTrace` if it makes no sense."""
+    """Return the header of a GGUF file, version 2 or 3. Raises `InvalidTrace` if it makes no sense."""
     reader = _Reader(data)
     try:
         version, tensors, keys = reader.values("IQQ")

@@ -23,6 +23,7 @@ from moeviz.expert_outputs import ExpertOutputs
 from moeviz.image_tokens import BOX, TraceImage, check_image_tokens
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
+from moeviz.text import no_segment
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -140,7 +141,7 @@ class RoutingTrace:
         return self.model.slot_order == "weight" or self.model.top_k == 1
 
     def first_choices(self, why: str) -> Int16[np.ndarray, "L T"]:
-        """The expert with the highest weight; NO_EXPERT or NOT_RECORDED as in `experts`.
+        """Return the expert with the highest weight; NO_EXPERT or NOT_RECORDED as in `experts`.
 
         Raises `MissingField`, with a sentence that starts with `why`, if the order of slots is not known.
         """
@@ -170,7 +171,7 @@ class RoutingTrace:
         return self._counts(group.astype(np.int64), tuple(map(str, range(count))), "label")
 
     def labels(self, why: str) -> tuple[list[str], np.ndarray]:
-        """The labels in the order in which they first appear, and for each token (T,) which of them it has.
+        """Return the labels in the order in which they first appear, and for each token (T,) which of them it has.
 
         Raises `MissingField`, with a sentence that starts with `why`, if the tokens have no labels.
         """
@@ -191,7 +192,7 @@ class RoutingTrace:
             )
         segments = self.tokens["segment"]
         if not (kept := (segments == name).to_numpy(bool)).any():
-            raise MissingField(f"No token is of the segment {name[:60]!r}. There are {', '.join(segments.unique())}.")
+            raise MissingField(no_segment(name, sorted(segments.unique())))
         return kept
 
     def of_segment(self, name: str | None) -> "RoutingTrace":
@@ -209,7 +210,7 @@ class RoutingTrace:
         return ExpertCounts(self.model, table[..., -NOT_RECORDED:], tokens, groups, kind)
 
     def assignments(self) -> pd.DataFrame:
-        """One row per filled slot, by layer, token and slot: the long form of the trace.
+        """Return one row per filled slot, by layer, token and slot: the long form of the trace.
 
         Columns: layer int32 (the model's own index) · token int32 (row of `tokens`) · slot int16 · expert int16 ·
         weight float32 (NaN if the trace has no weights).
@@ -312,7 +313,7 @@ def token_frame(
     token_id: np.ndarray | None = None,
     phase: list[str] | np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """The `tokens` of a `RoutingTrace`, in the dtypes it asks for."""
+    """Return the `tokens` of a `RoutingTrace`, in the dtypes it asks for."""
     numbers = {"sequence": sequence, "position": position, "token_id": NO_TOKEN_ID if token_id is None else token_id}
     columns = {name: np.array(np.broadcast_to(values, len(text)), np.int32) for name, values in numbers.items()}
     words = pd.array(text, dtype="str")

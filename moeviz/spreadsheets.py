@@ -12,7 +12,7 @@ UNSEEN = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode: controls, form
 
 
 def escape_formula(text: str) -> str:
-    """The text as a spreadsheet shows it without running it: with an apostrophe in front if it needs one.
+    """Return the text as a spreadsheet shows it without running it: with an apostrophe in front if it needs one.
 
     >>> escape_formula("=1+1"), escape_formula("two"), escape_formula("'s")
     ("'=1+1", 'two', "''s")
@@ -26,7 +26,7 @@ def _is_formula(text: str) -> bool:
 
 
 def table_as_csv(frame: pd.DataFrame) -> bytes:
-    """The numbers behind a chart as CSV in UTF-8: no text in it runs as a formula."""
+    """Return the numbers behind a chart as CSV in UTF-8: no text in it runs as a formula."""
     texts = [name for name, column in frame.items() if not pd.api.types.is_numeric_dtype(column)]
     safe = frame.assign(**{str(name): frame[name].astype(str).map(escape_formula) for name in texts})
     return safe.to_csv(index=False, lineterminator="\r\n").encode()

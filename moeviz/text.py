@@ -43,6 +43,15 @@ def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
     return with_and([*map(str, numbers)])
 
 
+def no_segment(name: str, there: Sequence[str]) -> str:
+    """Return the sentence on a segment that no token of a chat is of.
+
+    >>> no_segment("think", ["user", "answer"])
+    "No token is of the segment 'think'. There are user and answer."
+    """
+    return f"No token is of the segment {quoted(name)}. There are {with_and(there)}."
+
+
 def no_layer(model: str, layer: object, layers: Sequence[int]) -> str:
     """Return the sentence on a layer that a model does not have.
 

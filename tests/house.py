@@ -148,7 +148,7 @@ MAY_IMPORT = {
     f"moeviz.testing {INERT}",
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
-    "moeviz.image_tokens moeviz.next_tokens moeviz._viewers",
+    "moeviz.image_tokens moeviz.next_tokens moeviz.text moeviz._viewers",
     "moeviz/next_tokens.py": "moeviz.errors",
     "moeviz/expert_outputs.py": "moeviz.errors",
     "moeviz/image_tokens.py": "moeviz.errors",

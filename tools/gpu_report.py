@@ -137,13 +137,13 @@ def benchmark(rounds: int, lines: Path, over: float | None = None) -> int:
 
 
 def measured(lines: Path) -> dict[str, Any] | None:
-    """The figures that the benchmark has written so far; None if it has none."""
+    """Return the figures that the benchmark has written so far; None if it has none."""
     first, *results = read_lines(lines) or [{}]
     return {"goals": GOALS} | first | {"results": results} if results else None
 
 
 def facts() -> dict[str, str]:
-    """The device, the versions and the date."""
+    """Return the device, the versions and the date."""
     device = torch.cuda.get_device_properties(0)
     driver = _program_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
     return {
@@ -173,7 +173,7 @@ def _program_output(program: str, *arguments: str) -> str:
 
 
 def page(about: dict[str, str], tests: list[Outcome], measured: dict[str, Any] | None, is_whole: bool = True) -> str:
-    """The whole page in Markdown."""
+    """Return the whole page in Markdown."""
     parts = [
         "# GPU report",
         *([] if is_whole else ["**Interrupted: some of it has not run.** `make gpu-report RESUME=1` goes on."]),
@@ -245,7 +245,7 @@ def times(results: list[Result], ways: list[str]) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def needed(python: str, frozen: str = "") -> set[str]:
-    """The pinned packages: what the project's core and its tests on a GPU need, and what that needs in turn.
+    """Return the pinned packages: what the project's core and its tests on a GPU need, and what that needs in turn.
 
     frozen   lines such as "numpy==2.5.2", of what is there.
     """

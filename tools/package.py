@@ -69,7 +69,7 @@ class Environment:
         venv.create(self.home, with_pip=True)
 
     def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """One of its programs, to the end."""
+        """Run one of its programs, to the end."""
         command = [self.home / "bin" / program, *arguments]
         return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
 
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def rows(empty: Path) -> Iterator[Row]:
-    """A measurement: its name, its value, and whether it is as expected."""
+    """Yield a measurement: its name, its value, and whether it is as expected."""
     wheel, sdist = built()
     for file in (wheel, sdist):
         yield file.name, f"{file.stat().st_size / 1e6:.1f} MB", True
@@ -116,7 +116,7 @@ def rows(empty: Path) -> Iterator[Row]:
 
 
 def built() -> tuple[Path, Path]:
-    """The wheel and the source distribution in dist/."""
+    """Return the wheel and the source distribution in dist/."""
     if not list((ROOT / "dist").glob("*.whl")):
         subprocess.run([sys.executable, "-m", "build", str(ROOT)], check=True)
     (wheel,), (sdist,) = (ROOT / "dist").glob("*.whl"), (ROOT / "dist").glob("*.tar.gz")
@@ -124,7 +124,7 @@ def built() -> tuple[Path, Path]:
 
 
 def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[Row]:
-    """The library and its command line, and what they say of the rest."""
+    """Yield the library and its command line, and what they say of the rest."""
     yield "plain: pip install, s", f"{env.install(str(wheel)):.0f}", True
     has = env.run("python", "-c", HAS).stdout.split()
     yield "plain: brings of the extras", " ".join(has) or "nothing", not has
@@ -176,7 +176,7 @@ def traced(env: Environment) -> tuple[str, bool]:
 
 
 def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
-    """The app, from an empty folder, in a browser."""
+    """Yield the app, from an empty folder, in a browser."""
     yield "[app]: pip install, s", f"{env.install(f'{wheel}[app]'):.0f}", True
     has = env.run("python", "-c", HAS).stdout.split()
     yield "[app]: brings of the extras", " ".join(has), has[::2] == ["streamlit"]
@@ -208,13 +208,13 @@ def server_settings(frames: list[bytes]) -> Iterator[Row]:
 
 
 def new_session(frame: bytes) -> NewSession | None:
-    """The beginning of a visit, if a frame holds it."""
+    """Return the beginning of a visit, if a frame holds it."""
     message = ForwardMsg.FromString(frame)
     return message.new_session if message.WhichOneof("type") == "new_session" else None
 
 
 def background(page: Page) -> str:
-    """The colour behind the page, as the browser draws it."""
+    """Return the colour behind the page, as the browser draws it."""
     return page.evaluate("getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor")
 
 

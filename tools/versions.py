@@ -32,13 +32,13 @@ ENDS = ("oldest", "newest")
 
 
 def requirements_in(text: str) -> list[Requirement]:
-    """The requirements in a file of them, one a line; comments are left out."""
+    """Return the requirements in a file of them, one a line; comments are left out."""
     lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())
     return [Requirement(line) for line in lines if line]
 
 
 def oldest(requirement: Requirement) -> str:
-    """The first release series that a range admits.
+    """Return the first release series that a range admits.
 
     >>> oldest(Requirement("torch>=2.6,<3"))
     'torch==2.6.*'
@@ -75,7 +75,7 @@ def tested(end: str) -> tuple[dict[str, str], str, int]:
 
 
 def installed(end: str) -> Path:
-    """The Python of an environment with the versions of that end."""
+    """Return the Python of an environment with the versions of that end."""
     home = PLACE / end
     python = home / "bin" / "python"
     if not python.exists():

@@ -21,7 +21,7 @@ class Plan(NamedTuple):
 
 
 def max_tiles(assignments: int, num_experts: int, tile: int) -> int:
-    """The most tiles that any shares of the experts can need: each used expert may leave one tile unfilled."""
+    """Return the most tiles that any shares of the experts can need: each used expert may leave one tile unfilled."""
     return min(assignments, (assignments + num_experts * (tile - 1)) // tile)
 
 

@@ -46,7 +46,7 @@ def choose_torch(
 
 
 def route_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> Routing:
-    """The decision of a router for logits (T, E) of any floating dtype, with a selection bias (E,) or none.
+    """Return the decision of a router for logits (T, E) of any floating dtype, with a selection bias (E,) or none.
 
     Exact ids by the tie rule of `Gating`; all arithmetic in float32.
     """
@@ -104,7 +104,7 @@ def _margin(ranked: Tensor, candidates: Tensor, top_k: int) -> Tensor:
 
 
 def plan_dispatch_torch(experts: Tensor, num_experts: int, tile: int) -> Plan:
-    """A stable sort of the assignments of `experts` (T, K) by expert; see `plan_dispatch`."""
+    """Sort the assignments of `experts` (T, K) by expert; see `plan_dispatch`."""
     flat = experts.reshape(-1).long()
     order = flat.argsort(stable=True)
     count = flat.bincount(minlength=num_experts)

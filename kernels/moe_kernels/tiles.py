@@ -31,7 +31,7 @@ class RouterTile(NamedTuple):
 
 @lru_cache
 def router_tile(gating: Gating) -> RouterTile:
-    """One warp up to 512 lanes: reductions over experts then never leave it."""
+    """Return the tile of a router: one warp up to 512 lanes, which reductions over experts then never leave."""
     block_g = triton.next_power_of_2(gating.groups)
     block_s = triton.next_power_of_2(gating.group_size)
     lanes = block_g * block_s

@@ -29,7 +29,7 @@ from moeviz.capture.record.next_tokens import layers_of
 from moeviz.capture.routers.discovery import Router, find_routers, order_of, router_sites
 from moeviz.capture.routers.geometry import router_rows
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
-from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import no_layer
@@ -51,7 +51,7 @@ COLUMNS = {
 
 def direct_attribution(
     model: LoadedModel | nn.Module | str,
-    prompt: str,
+    prompt: str | Sequence[Any],
     token: int = -1,
     *,
     layers: Collection[int] | None = None,
@@ -64,6 +64,7 @@ def direct_attribution(
     router's logits, within 1e-4 of the largest. It does not say which part decides: take one away, and later parts and
     the norm change as well (see `occlude`). It costs one forward of the prompt.
 
+    prompt  one text, or with `chat` one conversation as `trace` takes it.
     token   a row of the prompt's trace; below 0 it is counted from the end.
     layers  the model's own indices of MoE layers; default: all.
     chat    True reads the prompt as a user's turn of a chat, as in `trace`.
@@ -89,7 +90,7 @@ def direct_attribution(
     Source: direct logit attribution, Elhage et al. (A Mathematical Framework for Transformer Circuits, 2021), here of
     a router's logits.
     """
-    return attributed(model, CaptureRequest((prompt,), chat=chat), token, layers, tokenizer=tokenizer)[1]
+    return attributed(model, CaptureRequest(prompts_of(prompt), chat=chat), token, layers, tokenizer=tokenizer)[1]
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def attributed(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> tuple[RoutingTrace, pd.DataFrame]:
-    """The trace of the one prompt of a request, and `direct_attribution` of a token of it. Errors as there."""
+    """Return the trace of the one prompt of a request, and `direct_attribution` of a token of it. Errors as there."""
     run = prepare(model, request, tokenizer)
     count, tokens = run.batch.input_ids.shape
     if count != 1:

@@ -195,7 +195,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
 
 
 def shapes_of(expert: Expert) -> Shapes:
-    """The shapes of an expert's matrices, by what they do."""
+    """Return the shapes of an expert's matrices, by what they do."""
     return tuple(sorted((role, matrix.shape) for role, matrix in expert.items()))
 
 

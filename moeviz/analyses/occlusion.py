@@ -6,6 +6,7 @@
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.next_tokens import SOFTMAX_ROWS
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import Batch, ModelInput, prepare
-from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, RoutingTrace, normalised_scores
 
@@ -59,15 +60,17 @@ class Occlusion:
     next: Float32[np.ndarray, "T T"]
     to: Int16[np.ndarray, "L T T"]
 
-    def deciding(self) -> pd.DataFrame:
+    def deciding(self, segment: str | None = None) -> pd.DataFrame:
         """The earlier tokens that decide a first choice: with at least three of four fillers there, it is another one.
 
         One row per layer, token and deciding token. Columns: layer int32 (the model's own index) · token int32 (row of
         the trace) · text str · expert int16 (its first choice) · decided_by int32 (row of the trace) · by_text str ·
         flips float32 · fall float32 · to int16 (all three as in the arrays; see `Occlusion`). Tokens without a row are
         decided by no single earlier token: by themselves, by several, or by their place.
+
+        segment  of a chat: only its tokens, as "answer", whichever segment decides.
         """
-        layer, token, by = np.nonzero(self.flips >= AGREE / NUMBER)
+        layer, token, by = np.nonzero((self.flips >= AGREE / NUMBER) & self._counts(segment)[:, None])
         texts = self.trace.tokens["text"].to_numpy()
         first = self.trace.first_choices("Which word decided")
         return pd.DataFrame(
@@ -84,15 +87,18 @@ class Occlusion:
             }
         )
 
-    def sentence(self) -> str:
-        """Say how many of the routers' first choices a single earlier token decides."""
-        decided = (self.flips >= AGREE / NUMBER).any(axis=-1)
+    def sentence(self, segment: str | None = None) -> str:
+        """Say how many first choices a single earlier token decides, of all tokens or of those of one segment."""
+        decided = (self.flips[:, self._counts(segment)] >= AGREE / NUMBER).any(axis=-1)
         if not decided.any():
             return "No single earlier token decides a first choice here."
         return (
             f"A single earlier token decides {int(decided.sum()):,} of {decided.size:,} first choices: with three of "
             "four other tokens in its place, the choice is another one."
         )
+
+    def _counts(self, segment: str | None) -> np.ndarray:
+        return np.ones(len(self.trace.tokens), bool) if segment is None else self.trace.in_segment(segment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +112,7 @@ class FilledPrompt:
 
 def occlude(
     model: LoadedModel | nn.Module | str,
-    prompt: str,
+    prompt: str | Sequence[Any],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     chat: bool = False,
@@ -117,7 +123,7 @@ def occlude(
     A filler changes more than a meaning, so one alone says little: see `Occlusion.deciding`. Special tokens are never
     replaced. The cost is 4 (T - 1) forwards of T tokens, in batches, so a prompt has at most 512 tokens.
 
-    prompt    one text.
+    prompt    one text, or with `chat` one conversation as `trace` takes it.
     chat      True reads it as a user's turn of a chat, as in `trace`.
     progress  called with (forwards done, forwards in all) after each batch. Raise in it to stop.
 
@@ -131,7 +137,7 @@ def occlude(
 
     Source: occlusion of Zeiler & Fergus (arXiv 1311.2901), section 4.2, of tokens in place of squares of a picture.
     """
-    steps = occluding(model, CaptureRequest((prompt,), chat=chat), tokenizer=tokenizer)
+    steps = occluding(model, CaptureRequest(prompts_of(prompt), chat=chat), tokenizer=tokenizer)
     while True:
         try:
             done = next(steps)
@@ -150,6 +156,8 @@ def occluding(
     Between batches the model is anybody's. Errors as there.
     """
     run = prepare(model, request, tokenizer)
+    if (count := len(run.batch.input_ids)) != 1:
+        raise InvalidPrompt(f"Tokens are replaced in one text, and these are {count:,}. Give one of them.")
     if run.model.config.is_encoder_decoder:
         raise CaptureError(BOTH_WAYS.format(run.info.name))
     ids = run.batch.input_ids[0].tolist()
@@ -172,14 +180,14 @@ def occluding(
 
 
 def most_forwards(tokens: int) -> int:
-    """The most forwards that `occlude` takes for a prompt of so many tokens, of that many tokens each."""
+    """Return the most forwards that `occlude` takes for a prompt of so many tokens, of that many tokens each."""
     return NUMBER * max(tokens - 1, 0)
 
 
 def filled_prompts(
     token_ids: Sequence[int], fillers: Sequence[int], special: Collection[int] = ()
 ) -> list[FilledPrompt]:
-    """The prompts, as token ids, in which each token in turn is replaced by four fillers.
+    """Return the prompts, as token ids, in which each token in turn is replaced by four fillers.
 
     The last token is not, since nothing comes after it, nor are special ones.
 
@@ -265,7 +273,7 @@ class _Comparison:
             self.sent = []
 
     def found(self, fillers: tuple[str, ...]) -> Occlusion:
-        """The whole of it."""
+        """Return the whole comparison."""
         return Occlusion(self.plain, fillers, self.flips, self.falls, self.next, self.to)
 
 

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class PrecisionTrace:
 
 def in_precisions(
     model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     names: Sequence[str] = NAMES,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -174,7 +175,7 @@ def _check_precision(model: PreTrainedModel, name: str) -> None:
 
 
 def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:
-    """The weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
+    """Yield the weights that weight-only quantisation rounds: of linear layers but the head, and of experts."""
     head = model.get_output_embeddings()
     seen: set[int] = set()
     layers = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
@@ -240,7 +241,7 @@ def _trace(run: ModelInput, name: str) -> RoutingTrace:
 
 
 def _noting_ties(probed: ProbedRouter, names: list[str], noted: dict[str, Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-    """The router's own forward, that also notes which of its choices rounding its logits would change."""
+    """Return the router's own forward, that also notes which of its choices rounding its logits would change."""
     own, family = own_forward(probed.router.module), probed.family
     assert family is not None  # of a router that has no trouble
 

@@ -35,10 +35,10 @@ from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import texts_of_tokens
-from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.metrics.routes import MOST_SETS, NEXT, RouteCost, RouteRegret, joined_regret, ranks
 from moeviz.metrics.vocabulary import kind_of
-from moeviz.text import quoted
+from moeviz.text import no_segment, quoted
 
 NUMBERS = 2**26  # of logits or attention that are there at once: 256 MB in float32
 CHECKED = 3  # changes of the first text that are held against plain forwards
@@ -132,9 +132,11 @@ def regretting(
     if isinstance(model, LoadedModel):
         pairs = [(label, part) for label, text in pairs for part in _stretches(model, text, tokens)]
     rng, first = np.random.default_rng(seed), True
+    segments: set[str] = set()
     for number, (label, text) in enumerate(pairs):
         run = prepare(model, CaptureRequest.of(text), tokenizer)
         if segment is not None and not run.in_segment(segment)[:-1].any():
+            segments.update(run.segment_names)
             continue  # not every chat has every segment
         job = _job(run, alternatives, layers, rng)
         part = _of_text(job, number, _positions(job, positions, segment), judge, text, check=first)
@@ -142,8 +144,10 @@ def regretting(
         if labelled:
             part.cells.insert(7, "label", pd.Series(label, part.cells.index, "str"))
         yield number + 1, len(pairs), part
+    if first and segment in segments:
+        raise InvalidPrompt(f"No token of the segment {quoted(segment)} has a next one to judge it by. Choose another.")
     if first:
-        raise InvalidPrompt(f"No token of these chats is of the segment {quoted(segment or '')}. Choose another.")
+        raise MissingField(no_segment(segment or "", sorted(segments)))
 
 
 def _stretches(model: LoadedModel, text: Prompt, tokens: int | None) -> Sequence[Prompt]:

@@ -24,13 +24,15 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.record.intervening import intervening, probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter
+from moeviz.capture.run.chat import Prompt
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import again_request, check_same_texts
 from moeviz.claims import Claim
-from moeviz.errors import CaptureError
+from moeviz.errors import CaptureError, MissingField
 from moeviz.metrics.effect import Asked, choices_moved
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import no_segment
 
 Progress = Callable[[int, int], None]  # (done, total)
 IN_CACHE = 2**17  # float64 numbers that are compared at once, 1 MB: more take five times as long on a CPU
@@ -50,11 +52,21 @@ class WhatIf:
     changed: RoutingTrace
     effect: pd.DataFrame
     moved: Claim | None = None
+    asked: Asked | None = None  # the experts that the change is about; see `choices_moved`
+
+    def of_segment(self, name: str | None) -> "WhatIf":
+        """Return the effect on the tokens of one segment of a chat; on all for None. Raises what `in_segment` does."""
+        if name is None:
+            return self
+        kept = self.plain.in_segment(name)
+        plain, changed = self.plain.select(tokens=kept), self.changed.select(tokens=kept)
+        effect = self.effect[kept].reset_index(drop=True)
+        return WhatIf(plain, changed, effect, choices_moved(plain, changed, self.asked), self.asked)
 
 
 def what_if(
     model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     intervention: Intervention | Precision,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -90,7 +102,8 @@ def what_if(
     else:
         changed, logits_changed = read_batch(run, routers, intervention)
     effect = _with_texts(_effect(plain, logits, logits_changed), run.tokenizer)
-    return WhatIf(plain, changed, effect, choices_moved(plain, changed, _asked(intervention)))
+    asked = _asked(intervention)
+    return WhatIf(plain, changed, effect, choices_moved(plain, changed, asked), asked)
 
 
 def _asked(intervention: Intervention | Precision) -> Asked | None:
@@ -141,22 +154,32 @@ def loss_by_set(
 
 
 def loss_by_precision(
-    model: LoadedModel, texts: Sequence[str], names: Sequence[str] = NAMES, *, progress: Progress | None = None
+    model: LoadedModel,
+    texts: Sequence[Prompt],
+    names: Sequence[str] = NAMES,
+    *,
+    segment: str | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """How well a model predicts texts in other precisions, and how much of its routing changes.
 
     texts      each read alone; one that is too long for the model's context is refused.
     names      of `moeviz.analyses.precisions.in_precisions`, beside float32. Weights are converted layer by layer while
                the model runs, so other threads must not run it meanwhile.
+    segment    of chats, given as their messages instead of as texts: only its tokens count, as "answer".
     progress   called with (done, total), in texts read. Raise in it to stop.
 
     One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase
     float64 (nats a token; above float32) · moved float64 (share of tokens, over all layers, that go to another set of
     experts than in float32).
 
-    Raises what `what_if` raises, and `CaptureError` where weights lie on disk.
+    Raises what `what_if` raises, `CaptureError` where weights lie on disk, and `MissingField` for a segment that no
+    text has.
     """
-    runs = [prepare(model, CaptureRequest((text,))) for text in texts]
+    runs = [prepare(model, CaptureRequest.of(text)) for text in texts]
+    counts = [run.in_segment(segment) for run in runs]
+    if not np.concatenate(counts).any():
+        raise MissingField(no_segment(segment or "", sorted({name for run in runs for name in run.segment_names})))
     names = ["float32", *(name for name in names if name != "float32")]
     rows: list[tuple[str, int, float, float]] = []
     exact: list[np.ndarray] = []
@@ -168,8 +191,8 @@ def loss_by_precision(
             sets = np.sort(trace.experts, axis=-1)
             exact += [sets] if name == "float32" else []
             ids = run.batch.input_ids[0].to(logits.device)
-            losses.append(_losses(logits, ids, np.arange(len(ids)) == 0)[1:])
-            moved.append((sets != exact[at]).any(axis=-1).ravel())
+            losses.append(_losses(logits, ids, np.arange(len(ids)) == 0)[1:][counts[at][1:]])
+            moved.append((sets != exact[at]).any(axis=-1)[:, counts[at]].ravel())
             if progress is not None:
                 progress(len(rows) * len(runs) + at + 1, len(names) * len(runs))
         every = np.concatenate(losses)
@@ -201,12 +224,13 @@ def _losses_of_second_half(
 
 def ablate(
     model: LoadedModel | nn.Module | str,
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[Any],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     chat: bool = False,
     layers: Sequence[int] | None = None,
     experts: Collection[tuple[int, int]] | None = None,
+    segment: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Mute each expert that the prompts use, one at a time, and rank them by what that does.
@@ -219,6 +243,7 @@ def ablate(
     chat       True reads each prompt as a user's turn of a chat, as in `trace`.
     layers     the model's own indices; default: all that have experts.
     experts    only these, as (layer, expert) pairs; default: all of those layers.
+    segment    of a chat: load and effects are those of its tokens alone, as "answer". An expert is muted for all.
     progress   called with (done, total) after each expert. Raise in it to stop.
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
@@ -232,12 +257,18 @@ def ablate(
     rows = []
     routers = probe_routers(run)
     plain, logits = read_batch(run, routers, None)
-    shares = _shares(plain if layers is None else plain.select(layers=layers), experts)
+    counts = np.ones(len(plain.tokens), bool) if segment is None else plain.in_segment(segment)
+    used = {
+        (layer, expert)
+        for layer, row in zip(plain.model.layers, plain.experts, strict=True)
+        for expert in np.unique(row)
+    }
+    shares = _shares(plain.select(tokens=counts, layers=layers), experts)
     for done, (layer, expert, share) in enumerate(shares, start=1):
         kl = change = 0.0
-        if share > 0:
+        if (layer, expert) in used:
             _, changed = read_batch(run, routers, Mute({layer: (expert,)}))
-            effect = _effect(plain, logits, changed)
+            effect = _effect(plain, logits, changed)[counts]
             kl, change = effect["kl"].mean(), (effect["loss_changed"] - effect["loss"]).mean()
         rows.append((layer, expert, share, kl, change))
         if progress is not None:
@@ -267,7 +298,7 @@ def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> li
 def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
-    """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
+    """Return the trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
     model = run.model
     site = routers[0].router.site if routers else site
     with ExitStack() as stack:
@@ -309,7 +340,7 @@ def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
 
 
 def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFrame:
-    """One row per token; see `what_if`."""
+    """Return one row per token; see `what_if`."""
     ids = torch.tensor(plain.tokens["token_id"].tolist(), device=logits.device)
     first = (plain.tokens["position"] == 0).to_numpy()
     few = max(IN_CACHE // logits.shape[-1], 1)

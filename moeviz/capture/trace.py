@@ -257,7 +257,7 @@ def check_same_texts(found: RoutingTrace, trace: RoutingTrace) -> None:
 
 
 def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:
-    """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which."""
+    """Return a request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which."""
     tokens = trace.tokens
     if trace.images:
         raise CaptureError(

@@ -41,7 +41,7 @@ PALE = 0.82  # of the page's colour, over what is not lit
 
 
 def kind_colours(kinds: int) -> list[str]:
-    """A colour for each kind of text; of many, several have the same."""
+    """Return a colour for each kind of text; if there are many, some share one."""
     return [KIND_COLOURS[place % len(KIND_COLOURS)] for place in range(kinds)]
 
 

@@ -51,7 +51,7 @@ class Chart:
         return cls(**_TABLE[draw.__name__], measure=measure, draw=draw, say=say, **options)
 
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:
-        """The picture of these numbers, for a light page or a dark one where that makes a difference."""
+        """Draw the picture of these numbers, for a light page or a dark one where that makes a difference."""
         return self.draw(frame, dark=dark) if self.themed else self.draw(frame)
 
     def of(self, model: ModelInfo) -> "Chart":
@@ -139,7 +139,7 @@ def _titled(part: Any) -> bool:
 
 
 def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str = EXPERT) -> alt.Chart | alt.LayerChart:
-    """The picture with a selection of one mark by these columns of its data, and a hand over such marks.
+    """Draw the picture with a selection of one mark by these columns of its data, and a hand over such marks.
 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """

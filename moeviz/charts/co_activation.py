@@ -52,7 +52,7 @@ def _choose_experts(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
 
 
 def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
-    """The pairs of one layer furthest above chance, with what chance gives. Columns: those of `co_activation`."""
+    """Draw the pairs of one layer furthest above chance, with what chance gives. Columns: those of `co_activation`."""
     pairs = _pairs_above_chance(frame)
     base = alt.Chart(pairs).encode(
         y=alt.Y("pair:N", title="pair of experts", sort=None, axis=alt.Axis(labelLimit=100)),

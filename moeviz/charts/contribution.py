@@ -21,7 +21,7 @@ LETTERS = 60  # of a name in a tooltip
 
 
 def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
-    """A point for each expert: how often it is chosen, and how much it adds. Columns: those of `contribution`."""
+    """Draw a point for each expert: how often it is chosen, and how much it adds. Columns: those of `contribution`."""
     words, shape = breadth(frame), frame["super"].map({True: SUPER})
     rows = frame.drop(columns=["super", "role"]).assign(
         breadth=words, kind=shape.fillna("expert"), name=[visible(name)[:LETTERS] for name in frame["name"]]

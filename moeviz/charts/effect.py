@@ -54,7 +54,7 @@ WORD_CHANGE = Chart.row(word_change_map, word_change)
 
 
 def direct_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """A bar for what each part wrote of the first choice, a dot for each other choice. Columns: `direct_parts`."""
+    """Draw a bar for what each part wrote of the first choice, a dot for each other choice. Columns: `direct_parts`."""
     is_first = frame["slot"] == frame["slot"].min()
     drawn = frame.assign(which=is_first.map({True: FIRST, False: ALSO}))
     rows = frame.drop_duplicates("place")["part"].tolist()

@@ -31,7 +31,7 @@ NAME_ROWS = 1.6  # rows of cells that its name takes
 
 
 def expert_load_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Every expert by its load, one of them framed; a click chooses another."""
+    """Draw every expert by its load, one of them framed; a click chooses another."""
     layers = _map(frame[["layer", "expert", "times", "tokens", "here"]], "load, × uniform", dark)
     unused = _places(layers[0].data).transform_filter("datum.tokens === 0")
     layers.insert(
@@ -41,7 +41,7 @@ def expert_load_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
 
 
 def expert_company_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Every expert by how many of one expert's tokens it has, times usual; a click chooses another."""
+    """Draw every expert by how many of one expert's tokens it has, times usual; a click chooses another."""
     columns = ["layer", "expert", "times", "tokens", "share", "usual", "here"]
     return _frame_cell(_map(frame[columns], "of its tokens, × usual", dark), frame)
 
@@ -74,7 +74,7 @@ def _frame_cell(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Draw the share of each token's occurrences that the expert has; dashed, its share of all tokens."""
+    """Draw the share of each token's occurrences that the expert takes; the dashed line is its share of all tokens."""
     again = frame.groupby(frame["text"].map(visible)).cumcount()  # two tokens may look the same, and are two bars
     shown = [visible(text) + "\u200b" * times for text, times in zip(frame["text"], again, strict=True)]
     count = frame["tokens"].astype(str) + " of " + frame["occurrences"].astype(str)
@@ -177,7 +177,7 @@ def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
 
 
 def expert_atlas_maps(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """A small map of all experts for each kind of text, one expert framed; a click chooses another."""
+    """Draw a small map of all experts for each kind of text, one expert framed; a click chooses another."""
     if len(frame) > ATLAS_CELLS:
         frame = frame[frame["layer"].isin(frame.loc[frame["here"], "layer"])]
     labels, layers = list(dict.fromkeys(frame["label"])), sorted(frame["layer"].unique())

@@ -142,7 +142,7 @@ CHARTS = (
 
 
 def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
-    """The busiest expert of each layer, part by part. Columns: those of `balance_over_time`."""
+    """Draw the busiest expert of each layer, part by part. Columns: those of `balance_over_time`."""
     parts = int(frame["part"].max()) + 1 if len(frame) else 1
     together = -(-parts // MOST_COLUMNS)
     shown = frame.dropna(subset=["max_over_mean"]).assign(part=frame["part"] // together * together)

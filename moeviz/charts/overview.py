@@ -123,7 +123,7 @@ def _shorten(text: str) -> str:
 
 
 def png(pixels: UInt8[np.ndarray, "H W"], colours: Sequence[str]) -> str:
-    """An image as a data URL: each pixel the place of its colour among `colours`, from 1; 0 is transparent.
+    """Return an image as a data URL: each pixel the place of its colour among `colours`, from 1; 0 is transparent.
 
     A colour is #rrggbb, or #rrggbbaa if it is partly transparent.
 
@@ -148,13 +148,13 @@ def png(pixels: UInt8[np.ndarray, "H W"], colours: Sequence[str]) -> str:
 
 
 def with_window(chart: alt.LayerChart, rows: range) -> alt.LayerChart:
-    """The overview with a frame around the tokens that are drawn below it."""
+    """Draw the overview with a frame around the tokens that are drawn below it."""
     window = pd.DataFrame({"start": [rows.start - 0.5], "end": [rows.stop - 0.5]})
     return chart + alt.Chart(window).mark_rect(**WINDOW).encode(x="start:Q", x2="end:Q")
 
 
 def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
-    """The overview for a page that holds its Vega view, and sets its width.
+    """Draw the overview for a page that holds its Vega view, and sets its width.
 
     Its choice is signals of the view: `token`, a row of the trace that a line stands on (-1: none), and `from` and
     `to`, between which a window has its frame; and `ink`, the page's own colour.

@@ -37,7 +37,7 @@ def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
 
 
 def written(parameters: int | float | np.number) -> str:
-    """A number of parameters as papers write it.
+    """Return a number of parameters as papers write it.
 
     >>> written(46_702_792_704), written(1_234_567), written(512)
     ('46.7B', '1.23M', '512')

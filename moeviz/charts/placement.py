@@ -42,7 +42,7 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """The busiest device of each layer, by placement and by tokens judged on. Columns: those of
+    """Draw the busiest device of each layer, by placement and by tokens judged on. Columns: those of
     `placement_imbalance`."""
     hollow = alt.condition(alt.datum.judged_on == HELD_OUT, alt.value(0), alt.value(1))
     dots = theme.points(

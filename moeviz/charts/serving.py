@@ -100,7 +100,7 @@ def _size_title(frame: pd.DataFrame) -> str:
 
 
 def distinct_experts_curve(frame: pd.DataFrame) -> alt.Chart:
-    """Distinct experts of a batch, the mean over layers, a line a kind of batch. Columns: those of `batch_coverage`."""
+    """Draw the distinct experts of a batch, one line per kind of batch. Columns: those of `batch_coverage`."""
     means = _means(frame, "batch", BATCHES)
     drawn, colour, dash = _named_lines(means, "kind", BATCHES)
     chart = theme.lines(

@@ -15,7 +15,7 @@ BESIDE = 64  # right of the boxes, for how many are filled
 
 
 def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
-    """Two rows per trace: its work, busiest expert first; its experts, filled for those that an input goes to.
+    """Draw two rows per trace: its work, busiest expert first; its experts, filled for those that an input goes to.
 
     Columns: those of `work_side_by_side`.
     """

@@ -164,7 +164,7 @@ def expert_axis(note: str = "") -> alt.X:
 
 
 def named(channel: type[Channel], field: str, names: Iterable[Any], values: Iterable[Any], **legend: Any) -> Channel:
-    """Tell names apart on a channel, such as `alt.Shape`, by a value each.
+    """Give each name a value of its own on a channel, such as `alt.Shape`.
 
     A legend stands above the chart, without a title if `legend` has none.
     """

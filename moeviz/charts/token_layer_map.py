@@ -57,7 +57,7 @@ class MapFacts:
 
 
 def facts_of(frame: pd.DataFrame) -> MapFacts:
-    """The facts for a frame of `token_choices`. Raises `MoevizError` if it has no tokens."""
+    """Return the facts for a frame of `token_choices`. Raises `MoevizError` if it has no tokens."""
     ordered = bool(frame["ordered"].all())
     at, layers = pd.factorize(frame["layer"], sort=True)
     slots = 0 if frame.empty else int(frame["slot"].max()) + 1
@@ -65,7 +65,7 @@ def facts_of(frame: pd.DataFrame) -> MapFacts:
 
 
 def facts_of_trace(trace: RoutingTrace) -> MapFacts:
-    """The facts of all tokens of a trace, as `facts_of(token_choices(trace))`, without a row for each choice.
+    """Return the facts of all tokens of a trace, as `facts_of(token_choices(trace))`, without a row for each choice.
 
     Raises `MissingField` if no routing is recorded, and `MoevizError` if there are no tokens.
     """
@@ -124,7 +124,7 @@ def _colours(frame: pd.DataFrame, at: Int[np.ndarray, " rows"], ordered: bool) -
 
 
 def first_letters(text: str) -> str:
-    """A token as an axis names it: what would vanish is visible, and of a long one the beginning is there.
+    """Return a token as an axis names it: what would vanish is visible, and of a long one the beginning is there.
 
     >>> first_letters(" the"), first_letters("extraordinarily")
     ('␣the', 'extraord…')
@@ -155,7 +155,7 @@ def are_images(facts: MapFacts) -> bool:
 
 
 def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows that `map_of` draws, for a frame of `token_choices`; and what a tooltip says of each."""
+    """Return the rows that `map_of` draws, for a frame of `token_choices`; and what a tooltip says of each."""
     shown = {text: visible(text) for text in frame["text"].unique()}
     return pd.DataFrame(
         {
@@ -172,7 +172,7 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequence[str] = ()) -> alt.LayerChart:
-    """The map for a page that is linked to it, and sets its width.
+    """Draw the map for a page that is linked to it, and sets its width.
 
     Columns of `cells`: token and layer (places) · slot · expert (-2: not recorded) · weight, if there are weights; with
     the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are only

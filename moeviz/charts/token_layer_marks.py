@@ -83,7 +83,7 @@ def image(images: Sequence[str]) -> alt.Chart:
 
 
 def beginnings(places: alt.Data) -> list[alt.Chart]:
-    """A line where generated tokens begin, and one where the next of several texts does; it is seen on any colour.
+    """Draw a line where generated tokens begin, and one where the next of several texts does; it is seen on any colour.
 
     Column of `places`: place.
     """
@@ -95,7 +95,7 @@ def beginnings(places: alt.Data) -> list[alt.Chart]:
 
 
 def frames() -> list[alt.Chart]:
-    """A frame around the chosen column, and one around the chosen cell, which is seen where cells are thin too."""
+    """Draw a frame around the chosen column, and one around the chosen cell, which is seen where cells are thin too."""
     half = f"max(0.5, {NARROWEST / 2} / across)"
     whole = alt.YValue(0), alt.Y2Value("height")
     layer = "max(layer, 0)"
@@ -134,7 +134,7 @@ def text_lines(lines: alt.Data) -> list[alt.Chart]:
 
 
 def moved(places: alt.Data) -> alt.Chart:
-    """A dot in each of these cells. Columns: token and layer (places)."""
+    """Draw a dot in each of these cells. Columns: token and layer (places)."""
     dot = alt.Chart(places).transform_calculate(middle="datum.layer + min(0.5, 5 / down)", right="datum.token + 0.5")
     return dot.mark_circle(
         size=34, opacity=1, xOffset=-4, color=MOVED, stroke=alt.ExprRef("paper"), strokeWidth=1, tooltip=None
@@ -142,7 +142,7 @@ def moved(places: alt.Data) -> alt.Chart:
 
 
 def chosen_text() -> alt.Chart:
-    """The text of the chosen token under its column, if the texts of all columns do not fit."""
+    """Draw the text of the chosen token under its column, if the texts of all columns do not fit."""
     text = alt.ExprRef(f"token < 0 || across >= {WORD} ? '' : names[token]")
     align = alt.ExprRef("token < tokens / 12 ? 'left' : token > tokens * 11 / 12 ? 'right' : 'center'")
     mark = alt.Chart(ONE_ROW).mark_text(

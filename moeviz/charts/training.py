@@ -109,7 +109,7 @@ def run_tooltip(frame: pd.DataFrame, **lines: str | tuple[str, str]) -> list[alt
 
 
 def run_colour(frame: pd.DataFrame) -> alt.Color:
-    """A colour for each run, whether it has a row or not, and a legend where there are two."""
+    """Give each run a colour, whether it has a row or not, and a legend if there are two."""
     names = runs_of(frame)
     look = {"symbolType": "stroke", "symbolOpacity": 1, "labelLimit": 300}
     colour = theme.colour("run", names, theme.PAIR[: len(names)], **look)
@@ -171,7 +171,7 @@ def hatched(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first cell of each stretch in which an expert was dead, what is written there, and whether it is late.
+    """Return the first cell of each stretch in which an expert was dead, what is written there, and whether it is late.
 
     It has been dead *since* a step only where the stretch reaches the end.
     """
@@ -321,7 +321,7 @@ IMPORTANCE = Chart.row(trusted_and_used, importance_at_end, importance_caption)
 
 
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
-    """The loss of each run without the aux loss, and as it was logged. Columns: those of `loss_over_steps`."""
+    """Draw the loss of each run without the aux loss, and as it was logged. Columns: those of `loss_over_steps`."""
     logged = frame["loss"].where(frame["loss"] != frame["without_aux"])  # without an aux loss, one line is drawn
     long = frame.assign(**{WITHOUT_AUX: frame["without_aux"], LOGGED: logged})
     long = long.melt(["run", axis_of(frame)], [WITHOUT_AUX, LOGGED], "which", "value").dropna(subset=["value"])
@@ -338,7 +338,7 @@ def loss_curve(frame: pd.DataFrame) -> alt.Chart:
 
 
 def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
-    """The aux loss, measured and as computed. Columns: those of `aux_over_steps`."""
+    """Draw the aux loss, measured and as computed. Columns: those of `aux_over_steps`."""
     over = axis_of(frame)
     long = frame.rename(columns={"aux_worst": OF_LAYERS, "aux_loss": OF_MODEL}).melt(
         ["run", over, "aux_coefficient"], [OF_LAYERS, OF_MODEL], "which", "value"

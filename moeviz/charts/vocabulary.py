@@ -25,7 +25,7 @@ SHARE = "share of the token's occurrences"
 
 
 def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
-    """The top tokens of each expert of one layer, coloured by share. Columns: those of `top_tokens`."""
+    """Draw the top tokens of each expert of one layer, coloured by share. Columns: those of `top_tokens`."""
     cells = frame[frame["rank"] <= COLUMNS]
     experts = cells.groupby("expert")["specialization"].sum().nlargest(MOST_EXPERTS).index
     some = "" if len(experts) == cells["expert"].nunique() else f" (the {len(experts)} with the highest shares)"

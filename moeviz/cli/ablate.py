@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import add_json, add_model, add_prompt, load, numbers, read_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, add_segment, load, numbers, read_prompts
 from moeviz.cli.output import frame_text, progress, records
 
 if TYPE_CHECKING:
@@ -17,18 +17,20 @@ if TYPE_CHECKING:
 def arguments(parser: ArgumentParser) -> None:
     add_prompt(parser)
     parser.add_argument("--layers", **numbers(int, 0))
+    add_segment(parser)
     add_model(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    prompt = read_prompt(args)
+    prompts = read_prompts(args)
     from moeviz.analyses.what_if import ablate
     from moeviz.metrics.expert_names import with_names
 
     shown = partial(progress, says="muted {} of {} experts")
     model = load(args)
-    ranking = with_names(ablate(model, prompt, chat=args.chat, layers=args.layers, progress=shown), _names(model.info))
+    how = {"chat": args.chat, "layers": args.layers, "segment": args.segment}
+    ranking = with_names(ablate(model, prompts, **how, progress=shown), _names(model.info))
     print(json.dumps(records(ranking)) if args.json else frame_text(ranking.round(4)))
     return 0
 

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompts
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
 LIMIT = "The parts add up to the logits; they do not show which change would move the choice: moeviz occlude does."
@@ -17,13 +17,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    prompt = read_prompt(args)
+    prompts = read_prompts(args)
     import pandas as pd
 
     from moeviz.analyses.direct_attribution import direct_attribution
     from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
-    found = direct_attribution(load(args), prompt, args.token, layers=args.layer, chat=args.chat)
+    found = direct_attribution(load(args), prompts, args.token, layers=args.layer, chat=args.chat)
     tables, findings = [], []
     for layer in found["layer"].unique().tolist():
         if (found["slot"][found["layer"] == layer] >= 0).any():

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, load, loading, number
+from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, conversations_at, load, loading, number
 from moeviz.cli.output import (
     check_output,
     frame_text,
@@ -223,8 +223,6 @@ def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
 
 def texts_or_chats(paths: Iterable[str], args: Namespace) -> "list[tuple[str, Prompt]]":
     """Read labelled texts; with --segment, the conversations in the files, each labelled by the name of its file."""
-    from moeviz.cli.trace import conversations_at
-
     if getattr(args, "segment", None) is None:
         return [*texts_at(paths)]
     return [(PurePath(path).stem, chat) for path in paths for chat in conversations_at(path)]

@@ -17,6 +17,7 @@ from moeviz.text import cut, quoted, why_no_file, why_not_read
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.run.chat import Conversation, Prompt
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.importers.importer import ImportOptions, Opened
     from moeviz.routing_trace import Counted, RoutingTrace
@@ -78,6 +79,7 @@ def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
     given.add_argument("-f", "--prompt-file", metavar="FILE")
+    given.add_argument("--messages", metavar="FILE")
     parser.add_argument("--chat", action="store_true")
     return given
 
@@ -194,6 +196,27 @@ def import_options(args: Namespace) -> "ImportOptions":
 
     given = {name: getattr(args, name) for name in (*IMPORT_OPTIONS, "first_axis")}
     return ImportOptions(**given, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)
+
+
+def read_prompts(args: Namespace) -> "tuple[Prompt, ...]":
+    """Return the prompt; or the conversations in the file of --messages, which turn --chat on.
+
+    Raises `InvalidPrompt` for what cannot be read.
+    """
+    if args.messages is None:
+        return (read_prompt(args),)
+    args.chat = True
+    return conversations_at(args.messages)
+
+
+def conversations_at(path: str) -> "tuple[Conversation, ...]":
+    """Read the conversations in a file. Raises `InvalidPrompt` if it cannot be read or holds none."""
+    from moeviz.capture.run.chat import conversations_in
+
+    try:
+        return conversations_in(prompt_in(path))
+    except UnicodeError as error:
+        raise InvalidPrompt(f"{quoted(path)} is not text in UTF-8. Save the file in that encoding.") from error
 
 
 def read_prompt(args: Namespace) -> str:

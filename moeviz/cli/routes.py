@@ -1,4 +1,4 @@
-"""Were tokens routed well: `moeviz routes`."""
+"""Judge whether tokens were routed well: `moeviz routes`."""
 
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any

@@ -16,7 +16,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from moeviz.metrics.paths import expert_map, similar_tokens
+    from moeviz.metrics.paths import expert_map, shared_by_chance, similar_tokens
 
     trace = read_one_trace(args.source, args)
     if args.token is None:
@@ -24,5 +24,6 @@ def run(args: Namespace) -> int:
         tables, findings = {"experts": found.experts, "nearest": found.nearest}, [found.sentence()]
     else:
         token = int(args.token) if args.token.isdecimal() else args.token
-        tables, findings = {"tokens": similar_tokens(trace, token, args.most)}, []
+        chance = f"By chance, two tokens share {shared_by_chance(trace):.0%} of their experts."
+        tables, findings = {"tokens": similar_tokens(trace, token, args.most)}, [chance]
     return print_answer(args.json, tables, findings, [*tables.values()][-1].round(3))

@@ -6,20 +6,19 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.metrics import SHORT, first_choices_by_token
-from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, load, number, prompt_in, read_prompt
+from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, load, number, read_prompts
 from moeviz.cli.output import check_output, fitting_text, frame_text, note, progress, visible_line, write
-from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.text import quoted
+from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
-    from moeviz.capture.run.chat import Conversation, Prompt
+    from moeviz.capture.run.chat import Prompt
     from moeviz.capture.run.decoding import HowToDecode
     from moeviz.capture.run.request import CaptureRequest
     from moeviz.routing_trace import RoutingTrace
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_prompt(parser).add_argument("--messages", metavar="FILE")
+    add_prompt(parser)
     parser.add_argument("--image", action="append", default=[], metavar="FILE")
     parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
@@ -50,7 +49,7 @@ def run(args: Namespace) -> int:
         if getattr(args, option) and args.output is not None and not args.output.lower().endswith(".npz"):
             words = f"--{option.replace('_', '-')}"
             raise CaptureError(f"Only a .npz file holds {what}. Give -o FILE.npz, or leave {words} out.")
-    prompts: tuple[Prompt, ...] = (read_prompt(args),) if args.messages is None else conversations_at(args.messages)
+    prompts = read_prompts(args)
     from moeviz.capture.trace import capture
 
     request = request_of(args, prompts)
@@ -106,16 +105,6 @@ def lens_text(trace: "RoutingTrace") -> list[str]:
     return [f"{heading}\n{frame_text(pd.DataFrame(rows))}"]
 
 
-def conversations_at(path: str) -> "tuple[Conversation, ...]":
-    """Read the conversations in a file. Raises `InvalidPrompt` if it cannot be read or holds none."""
-    from moeviz.capture.run.chat import conversations_in
-
-    try:
-        return conversations_in(prompt_in(path))
-    except UnicodeError as error:
-        raise InvalidPrompt(f"{quoted(path)} is not text in UTF-8. Save the file in that encoding.") from error
-
-
 def request_of(args: Namespace, prompts: "tuple[Prompt, ...]") -> "CaptureRequest":
     """Return the request of the options. Raises, before a model is opened, for a request that cannot be."""
     from moeviz.capture.run.decoding import Sampling
@@ -130,7 +119,7 @@ def request_of(args: Namespace, prompts: "tuple[Prompt, ...]") -> "CaptureReques
         kernels="auto" if args.kernels is None else args.kernels,
         keep_logits=not (args.no_logits or args.counts_only),
         site=args.site,
-        chat=args.chat or args.messages is not None,
+        chat=args.chat,
         system=args.system,
         next_tokens=args.next_tokens,
         outputs=args.outputs,

@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, cast
 
-from moeviz.cli.options import add_json, add_model, add_prompt, load, number, read_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, add_segment, load, number, read_prompts
 from moeviz.cli.output import check_output, frame_text, print_tables, visible_line, write
 from moeviz.cli.words import Several
 
@@ -24,6 +24,7 @@ def arguments(parser: ArgumentParser) -> None:
         change.add_argument(option.flag, **whole, **many, **option.keywords)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
+    add_segment(parser)
     parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
     add_json(parser, "print the effect as JSON")
@@ -31,12 +32,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     check_output(args.output)
-    prompt = read_prompt(args)
+    prompts = read_prompts(args)
     from moeviz.analyses.what_if import what_if
 
     change, model = intervention_of(args), load(args)
-    result = what_if(model, prompt, change, chat=args.chat)
+    result = what_if(model, prompts, change, chat=args.chat)
     write(result.changed, args.output)
+    result = result.of_segment(args.segment)
     if args.json:
         print_tables({"effect": result.effect}, [result.moved] if result.moved else [])
     else:

@@ -55,7 +55,7 @@ class DatasetStatistics(Statistics):
         return texts
 
     def output_means(self) -> dict[str, np.ndarray]:
-        """The figures of experts' outputs by name, (L, E) each, as means; empty where they were not recorded."""
+        """Return the figures of experts' outputs by name, (L, E) each, as means; empty where they were not recorded."""
         return {name: values[self.rows] for name, values in self.dataset.output_means().items()}
 
     def filled_slots(self) -> np.ndarray:

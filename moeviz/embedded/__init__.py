@@ -6,5 +6,5 @@ EMBEDDED = "embedded"  # the name by which moeviz opens it everywhere
 
 
 def embedded_path() -> Path:
-    """The folder that transformers loads it from."""
+    """Return the folder that transformers loads it from."""
     return Path(__file__).parent

@@ -44,7 +44,7 @@ UNNAMED = "a table that does not say"
 
 
 def table_of(trace: RoutingTrace) -> pd.DataFrame:
-    """The long table of a trace, ordered by token, layer and slot. Columns: see the module."""
+    """Return the long table of a trace, ordered by token, layer and slot. Columns: see the module."""
     token, layer, slot = np.nonzero(trace.filled.transpose(1, 0, 2))
     tokens, expert = trace.tokens.iloc[token], trace.experts[layer, token, slot]
     weight = np.full(len(token), np.nan, np.float32) if trace.weights is None else trace.weights[layer, token, slot]
@@ -74,7 +74,7 @@ def check_cells(rows: int, columns: int, max_bytes: int) -> None:
 def trace_of_table(
     table: pd.DataFrame, facts: dict[str, Any] | None = None, max_bytes: int = MAX_BYTES
 ) -> RoutingTrace:
-    """A trace from its long table.
+    """Return a trace from its long table.
 
     With the facts from `facts_beside_table`, the result is the same trace, without its logits. Without them, it can be
     any table with the columns `position`, `layer` and `expert`; the rest is taken from the rows. Tokens are then in

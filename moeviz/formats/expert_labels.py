@@ -42,7 +42,7 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 
 def labels_in(source: Source) -> pd.DataFrame:
-    """The labels in a file's bytes; see `read_labels`."""
+    """Return the labels in a file's bytes; see `read_labels`."""
     content = source.first
     given = content if isinstance(content, dict) else {}
     entries = given.get("canonical_specialists", given.get("experts"))

@@ -103,7 +103,7 @@ def left_out(trace: RoutingTrace, suffix: str) -> str:
 
 
 def export_for(filename: str | Path) -> Export:
-    """The row of EXPORTS that writes a file with that name, by its suffix.
+    """Return the row of EXPORTS that writes a file with that name, by its suffix.
 
     Raises `InvalidTrace` for an unknown suffix, and `MoevizError` if a package needed to write it is not installed.
     """

@@ -68,7 +68,7 @@ def keep_trace(
 
 
 def kept_traces(folder: Path) -> list[Path]:
-    """The files of the folder, the newest first; none without a folder."""
+    """Return the files of the folder, the newest first; none without a folder."""
     return sorted((path for path in folder.glob("*.npz") if path.name[:20].isdecimal()), reverse=True)
 
 

@@ -31,7 +31,7 @@ PLAIN = "Remove the facts to open it as a plain table."
 
 
 def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
-    """The facts of a trace for its table, ready for JSON."""
+    """Return the facts of a trace for its table, ready for JSON."""
     filled, layers = trace.filled, zip(trace.model.layers, trace.recorded, strict=True)
     missing = {str(layer): runs_of(np.flatnonzero(~recorded)) for layer, recorded in layers if not recorded.all()}
     return {
@@ -46,7 +46,7 @@ def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -> tuple[np.ndarray, pd.DataFrame]:
-    """The tokens of the rows and those without a row, in the order of the trace; and the token of each row.
+    """Return the tokens of the rows and those without a row, in the order of the trace; and the token of each row.
 
     `tokens` stand in order of first appearance, which cannot be trusted: a table may have been sorted.
     """
@@ -107,7 +107,7 @@ def runs_of(numbers: np.ndarray) -> list[list[int]]:
 
 
 def numbers_of(runs: Any, count: int, what: str) -> np.ndarray:
-    """The numbers from `runs_of`, if they are different ones below `count`. Raises `InvalidTrace`.
+    """Return the numbers from `runs_of`, if they are different ones below `count`. Raises `InvalidTrace`.
 
     Nothing is made before the runs prove to hold no more than `count` numbers.
     """
@@ -219,7 +219,7 @@ def _weights(column: pd.Series) -> np.ndarray:
 
 
 def _box(column: pd.Series) -> pd.Series:
-    """One side of boxes as float32; NaN if a cell is empty."""
+    """Return one side of boxes as float32; NaN if a cell is empty."""
     numbers, empty = _numbers(column)
     values = numbers.to_numpy(np.float64)
     refuse_rows(column, ~(empty.to_numpy(bool) | ((values >= 0) & (values <= LARGEST_SIDE))), "be pixels, or empty")

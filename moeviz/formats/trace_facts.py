@@ -40,7 +40,7 @@ def facts_of(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def model_of(facts: dict[str, Any]) -> ModelInfo:
-    """The model's facts, checked one by one. Raises `InvalidTrace`."""
+    """Return the model's facts, checked one by one. Raises `InvalidTrace`."""
     _check_format(facts.get("format"))
     model = dict(_object(facts.get("model"), "model"))
     if model.get("parameters") is not None:
@@ -59,7 +59,7 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
 
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
-    """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files cannot hold."""
+    """Return the tokens as one list per column. Raises `InvalidTrace` for a column that trace files cannot hold."""
     if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, *OPTIONAL_COLUMNS, *IMAGE_COLUMNS}:
         raise InvalidTrace(
             f"Trace files cannot hold the token column {min(unknown, key=str)!r}. Remove it before you save the trace."
@@ -73,7 +73,7 @@ def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def tokens_of(columns: Any) -> pd.DataFrame:
-    """The tokens of a `RoutingTrace` from `tokens_as_json`. Raises `InvalidTrace`."""
+    """Return the tokens of a `RoutingTrace` from `tokens_as_json`. Raises `InvalidTrace`."""
     columns = _object(columns, "tokens")
     if missing := TOKEN_COLUMNS.keys() - columns.keys():
         raise InvalidTrace(f"The tokens have no {min(missing)!r}; they need {', '.join(TOKEN_COLUMNS)}.")
@@ -102,7 +102,7 @@ def tokens_of(columns: Any) -> pd.DataFrame:
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from bytes of any origin. Raises `InvalidTrace`."""
+    """Return a JSON object from bytes of any origin. Raises `InvalidTrace`."""
     try:
         value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

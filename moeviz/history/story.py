@@ -170,7 +170,7 @@ def rivals() -> Rivals:
 
 
 def one_network() -> Scene:
-    """One network of the size of the mixture of 1991, which all vowels share."""
+    """Return one network of the size of the mixture of 1991, which all vowels share."""
     model, vowels = part("local-experts", "model"), stand_in()
     trace = _last(part("local-experts", "trace").trace_of(model.train(vowels, experts=1, max_epochs=1))).select(
         tokens=vowels.training
@@ -280,13 +280,13 @@ def fine() -> Scene:
 
 
 def twins() -> tuple[TwinModel, TwinModel]:
-    """The model that was pushed to tell kinds of text apart, and the one that was not."""
+    """Return the model that was pushed to tell kinds of text apart, and the one that was not."""
     pushed = _twin("Balanced over batches, and pushed", reference_routing())
     return pushed, _twin("Balanced within each text", reference_routing(NATURAL))
 
 
 def kinds_of_text() -> list[str]:
-    """The kinds of text that the twins read, in the order of `TwinModel.shares`."""
+    """Return the kinds of text that the twins read, in the order of `TwinModel.shares`."""
     return list(dict.fromkeys(reference_routing().tokens["label"]))
 
 
@@ -303,7 +303,7 @@ def meters_of(trace: RoutingTrace) -> Meters:
 
 
 def named(trace: RoutingTrace, token: int) -> str:
-    """An input in words: "the vowel [i] of speaker 12", "the digit 7, image 12", "the word “let”".
+    """Return an input in words: "the vowel [i] of speaker 12", "the digit 7, image 12", "the word “let”".
 
     >>> named(shipped_trace("local-experts"), 0)
     'the vowel [i] of speaker 1'
@@ -317,7 +317,7 @@ def named(trace: RoutingTrace, token: int) -> str:
 
 
 def spelled(number: int) -> str:
-    """A small number as it stands in a sentence.
+    """Return a small number as it stands in a sentence.
 
     >>> spelled(2), spelled(24)
     ('two', '24')
@@ -542,5 +542,5 @@ CORRECTIONS = tuple(Correction(**row) for row in _TEXTS["corrections"])
 
 
 def corrections() -> pd.DataFrame:
-    """The errors of the article, corrected. Columns: the article says, in fact, source, all str."""
+    """Return the errors of the article, corrected. Columns: the article says, in fact, source, all str."""
     return pd.DataFrame(CORRECTIONS).rename(columns={"quotation": "the article says", "in_fact": "in fact"})

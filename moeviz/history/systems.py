@@ -75,7 +75,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 
 
 def shipped_trace(name: str) -> RoutingTrace:
-    """The routing of the system of that name, trained with its default settings and seed 0.
+    """Return the routing of the system of that name, trained with its default settings and seed 0.
 
     Raises `MoevizError` for an unknown system.
     """
@@ -98,6 +98,6 @@ def shipped_result(name: str, file: str = SHIPPED) -> Any:
 
 
 def kind_of(name: str) -> type:
-    """The class of the result of training that system."""
+    """Return the class of the result of training that system."""
     kind: type = get_type_hints(part(name, "model").train)["return"]
     return kind

@@ -34,7 +34,7 @@ COLUMNS: dict[str, Any] = {
 
 
 def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
-    """The load of each expert, and the range of loads that chance gives.
+    """Compute the load of each expert, and the range of loads that chance gives.
 
     Chance is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
     p = k / E; k is the mean if some slots are empty. A load is beyond chance if chance brings one as far away to any

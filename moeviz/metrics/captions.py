@@ -25,7 +25,7 @@ NEITHER = "beyond chance, no expert has 1.5 times its share or more, or half of 
 
 
 def count(number: int, word: str) -> str:
-    """A number with its noun.
+    """Return a number with its noun.
 
     >>> count(1, "token"), count(2_000, "token")
     ('1 token', '2,000 tokens')

@@ -22,7 +22,7 @@ BLOCK = 2**20  # cells of a table that are worked on at a time
 
 @per_layer
 def co_activation(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The rate at which two experts of a layer are chosen for the same token, compared with chance.
+    """Compute the rate at which two experts of a layer are chosen for the same token, compared with chance.
 
     Of the N_i tokens routed to an expert, N_ij were also routed to its partner; co-activation is N_ij / N_i. It has a
     direction: an expert with few tokens may always come with a busy one, which seldom comes with it. Over all partners
@@ -71,7 +71,7 @@ def _count_shared(
 def pair_rows(
     layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], at_random: Float64[np.ndarray, "O O"]
 ) -> pd.DataFrame:
-    """The rows of `co_activation` of a layer, from the tokens that experts share, and would share at random."""
+    """Return the rows of `co_activation` of a layer, from the tokens that experts share, and would share at random."""
     expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
     alone = together.diagonal()[expert]
     tokens = together[expert, partner]

@@ -29,7 +29,7 @@ BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them 
 
 @needs_tokens
 def load_divergence(pair: Pair) -> pd.DataFrame:
-    """The difference between two traces' use of the experts of each layer.
+    """Compute the difference between two traces' use of the experts of each layer.
 
     The Jensen-Shannon divergence in bits between the loads of the two: 0 if both use every expert alike, 1 if they have
     none in common. Short texts differ by chance: `chance` is what two texts of the same lengths show when the
@@ -69,7 +69,7 @@ def load_difference(pair: CountedPair) -> pd.DataFrame:
 
 
 def balance_of_both(pair: CountedPair) -> pd.DataFrame:
-    """The balance of each of two traces over its experts, layer by layer; any two models will do.
+    """Compute the balance of each of two traces over its experts, layer by layer; any two models will do.
 
     One row per trace and layer, by the trace's own layers. Columns: those of `balance`, and trace str ("A" or "B").
 
@@ -82,7 +82,7 @@ def balance_of_both(pair: CountedPair) -> pd.DataFrame:
 
 @needs_tokens
 def choices_changed(pair: Pair) -> pd.DataFrame:
-    """The tokens that go to different experts in two traces: in two checkpoints, or with and without a change.
+    """Find the tokens that go to different experts in two traces: in two checkpoints, or with and without a change.
 
     One row per layer. Columns: those of `set_changes`. Raises `InvalidTrace` if the two are of different tokens.
 

@@ -16,7 +16,7 @@ QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 @needs_tokens
 def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
-    """The indecision of each layer's router: 0 if it is certain of one expert, 1 if all seem equally good.
+    """Compute the indecision of each layer's router: 0 if it is certain of one expert, 1 if all seem equally good.
 
     Entropy of the router's probabilities over all experts of the layer, chosen or not: H = -sum p ln p of each token,
     then its mean over tokens. `share` is H / ln E, so that layers with different numbers of experts compare.
@@ -37,7 +37,7 @@ def router_entropy(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def top_margin(trace: RoutingTrace) -> pd.DataFrame:
-    """The lead of the router's most probable expert over the second: 0 is a tie, 1 is complete certainty.
+    """Compute the lead of the router's most probable expert over the second: 0 is a tie, 1 is complete certainty.
 
     Probability of the most probable expert minus that of the second, among all experts of the layer. The most probable
     expert is almost always the first choice, but not under a balancing bias, which moves choices and not probabilities.
@@ -57,7 +57,7 @@ def top_margin(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def token_entropy(trace: RoutingTrace) -> pd.DataFrame:
-    """The entropy of every token at every layer, which shows where in the text each router was undecided.
+    """Compute the entropy of every token at every layer, which shows where in the text each router was undecided.
 
     One row per token and layer. Columns: token, sequence, position, text, phase (as in `token_layer`) · layer int32 ·
     entropy float64 (nats) · share float64 (of ln E; NaN if the layer has one expert). Raises `MissingField` as

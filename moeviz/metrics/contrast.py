@@ -52,7 +52,7 @@ def contrast(pair: Pair) -> pd.DataFrame:
 def told_apart(
     model: ModelInfo, one: Float64[np.ndarray, "texts experts"], other: Float64[np.ndarray, "others experts"]
 ) -> pd.DataFrame:
-    """The table of `contrast` from a number of each text for each expert of each layer, in two sets of texts.
+    """Compute the table of `contrast` from a number of each text for each expert of each layer, in two sets of texts.
 
     Raises `InvalidTrace` for fewer than 4 texts in a set.
     """
@@ -81,7 +81,7 @@ def told_apart(
 
 
 def texts_of_label(trace: RoutingTrace, label: str) -> RoutingTrace:
-    """The texts of one kind in a labelled trace. Raises `InvalidTrace` for a kind that it does not have."""
+    """Return the texts of one kind in a labelled trace. Raises `InvalidTrace` for a kind that it does not have."""
     labels = trace.tokens["label"].astype(str) if "label" in trace.tokens else pd.Series(dtype=str)
     if label not in set(labels):
         has = ", ".join(sorted(set(labels)))
@@ -91,7 +91,7 @@ def texts_of_label(trace: RoutingTrace, label: str) -> RoutingTrace:
 
 
 def first_half(trace: RoutingTrace) -> RoutingTrace:
-    """The first half of each text: what is chosen on it can be judged on the other."""
+    """Return the first half of each text: what is chosen on it can be judged on the other."""
     length = trace.tokens.groupby("sequence")["position"].transform("size")
     return trace.select(tokens=(2 * trace.tokens["position"] < length).to_numpy())
 

@@ -10,7 +10,7 @@ RARE = 3.29  # standard deviations, which chance passes once in a thousand times
 
 
 def contribution(table: pd.DataFrame) -> pd.DataFrame:
-    """The rate at which each expert is chosen, and what it adds each time, both compared with its layer.
+    """Compute the rate at which each expert is chosen, and what it adds each time, both compared with its layer.
 
     table   of `moeviz.metrics.expert_table.expert_table`, of a trace or a dataset with the experts' outputs.
 

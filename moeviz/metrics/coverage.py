@@ -17,7 +17,7 @@ STANDARD_ERRORS = 4  # for a caption: chance brings as much once in some ten tho
 
 
 def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
-    """The number of experts that do half of a layer's work, and the number that do nearly all of it.
+    """Compute the number of experts that do half of a layer's work, and the number that do nearly all of it.
 
     The smallest n such that the n busiest experts of the layer carry at least that share of its assignments. A uniform
     load needs that share of the experts, rounded up. A short text cannot be uniform, so `by_lot` gives what a choice at
@@ -64,7 +64,7 @@ def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]
 
 @per_layer
 def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
-    """The number of different experts of each layer that a text has used after its first t tokens.
+    """Compute the number of different experts of each layer that a text has used after its first t tokens.
 
     Tokens are taken in the order of the trace, one sequence after the other; those that are not recorded at a layer do
     not count there. Chance is what choosing k different

@@ -170,7 +170,7 @@ def not_recorded(rows: Rows) -> Iterator[Anomaly]:
 
 
 def twice(rows: Rows) -> Iterator[Anomaly]:
-    """An expert twice in a token."""
+    """Find tokens that have an expert twice."""
     for at, layer in enumerate(rows.layers):
         chosen = rows.sets[at]
         twice = ((chosen[:, 1:] == chosen[:, :-1]) & (chosen[:, 1:] >= 0)).any(axis=1)
@@ -194,7 +194,7 @@ def one_choice(rows: Rows) -> Iterator[Anomaly]:
 
 
 def layers_alike(rows: Rows) -> Iterator[Anomaly]:
-    """Two layers choose the same for every token."""
+    """Find pairs of layers that choose the same for every token."""
     if rows.tokens < FEW or not rows.choice:
         return
     seen: dict[bytes, int] = {}

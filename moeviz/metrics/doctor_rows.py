@@ -61,13 +61,13 @@ class Rows:
         return self.top_k < self.num_experts
 
     def filled(self, at: int) -> np.ndarray:
-        """The ids in the filled slots of a layer."""
+        """Compute the ids in the filled slots of a layer."""
         ids: np.ndarray = self.experts[at][self.experts[at] >= 0]
         return ids
 
 
 def rows_of(trace: RoutingTrace) -> Rows:
-    """A trace, ready to be looked at."""
+    """Return a trace, ready to be looked at."""
     sets = np.sort(trace.experts, axis=-1)
     tokens = trace.experts.shape[1]
     flat = np.ascontiguousarray(sets.transpose(1, 0, 2)).reshape(tokens, -1)
@@ -101,7 +101,7 @@ CLEARLY = 1.1  # times as many shared experts as where nothing is moved
 
 
 def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:
-    """The rows of both that are there where row t of one is row t + shift of the other.
+    """Return the rows of both that are there where row t of one is row t + shift of the other.
 
     >>> overlap(4, 5, 1)
     (slice(0, 4, None), slice(1, 5, None))
@@ -215,7 +215,7 @@ def again(rows: Rows) -> Iterator[Anomaly]:
 
 
 def duplicates(rows: Rows) -> Iterator[Anomaly]:
-    """Two sequences are routed alike from end to end."""
+    """Find sequences that are routed like an earlier one from end to end."""
     if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
         return
     seen: dict[bytes, int] = {}
@@ -262,7 +262,7 @@ FEWEST = 5  # layers: with fewer, too few others tell that the first one is ahea
 
 
 def draft(rows: Rows) -> Iterator[Anomaly]:
-    """The first layer is a row ahead of the others: a draft model reads the next token too."""
+    """Find a first layer that is a row ahead of the others: a draft model reads the next token too."""
     if _ahead(rows):
         says = (
             f"The experts of layer {rows.layers[0]} go with those of the next layers when its rows alone are moved by "

@@ -63,7 +63,7 @@ def engine_difference(pair: Pair) -> pd.DataFrame:
 
 @needs_tokens
 def first_partings(pair: Pair) -> pd.DataFrame:
-    """The place where each sequence first goes to other experts: the first such token, and its first layer.
+    """Find the place where each sequence first goes to other experts: the first such token, and its first layer.
 
     One row per sequence that both traces have. Columns: sequence int32 · tokens int64 (compared) · position int64,
     layer int32 (-1 if it never parts) · text str (of the token) · before int64 (tokens before it, which agree).
@@ -88,7 +88,7 @@ def first_partings(pair: Pair) -> pd.DataFrame:
 
 @needs_tokens
 def tokens_checked(pair: Pair) -> pd.DataFrame:
-    """The extent to which two traces are of the same tokens: by token ids, or by texts if ids are not known.
+    """Compute the extent to which two traces are of the same tokens: by token ids, or by texts if ids are not known.
 
     One row. Columns: tokens int64 (of sequences and positions that both have) · unknown int64 (of which neither ids nor
     texts are known in both) · different int64 (other tokens in the two: no figure counts them) · after int64 (tokens
@@ -117,7 +117,7 @@ def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndar
 
 
 def common_layers(pair: Pair) -> list[int]:
-    """The layers that both traces have."""
+    """Return the layers that both traces have."""
     one, other = (set(trace.model.layers) for trace in pair)
     return sorted(one & other)
 
@@ -170,7 +170,7 @@ def _weights_apart(ours: np.ndarray, others: np.ndarray, mine: np.ndarray | None
 
 
 def margins_of(logits: np.ndarray, experts: np.ndarray) -> np.ndarray | None:
-    """The last choice's lead over the best expert that was not chosen; None where logits do not decide."""
+    """Compute the last choice's lead over the best expert that was not chosen; None where logits do not decide."""
     chosen = np.zeros(logits.shape, bool)
     row, slot = np.nonzero(experts >= 0)
     chosen[row, experts[row, slot]] = True
@@ -299,7 +299,7 @@ def tokens_caption(checked: pd.DataFrame) -> str | None:
 
 
 def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> str:
-    """The number of experts that differ, where that begins, and the share that ties explain.
+    """Return the number of experts that differ, where that begins, and the share that ties explain.
 
     Columns: those of `engine_difference` and of `first_partings`.
     """

@@ -41,7 +41,7 @@ def has_token(trace: RoutingTrace, layer: int, expert: int) -> Bool[np.ndarray, 
 
 
 def expert_numbers(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """The load of an expert, and its weight when it is chosen.
+    """Compute the load of an expert, and its weight when it is chosen.
 
     One row. Columns: tokens int64 (that it has) · recorded int64 (tokens recorded at the layer) · times_uniform float64
     (its share of the layer's assignments, times E: 1 is a uniform share; NaN if there are none) · rank int16 (1 =
@@ -78,7 +78,7 @@ def _sums_of(source: RoutingTrace | Statistics, row: int, expert: int, chosen: i
 
 
 def expert_loads(trace: Counted | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """The load of every expert of every layer, times a uniform share, with one expert among them marked.
+    """Compute the load of every expert of every layer, times a uniform share, with one expert among them marked.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
     has) · times float64 (share of the layer's assignments, times E; NaN where the layer has none) · here bool. Raises
@@ -96,7 +96,7 @@ def expert_loads(trace: Counted | Statistics, layer: int, expert: int) -> pd.Dat
 
 
 def all_experts(trace: Counted | Statistics) -> pd.DataFrame:
-    """Every expert of every layer. Columns: layer int32 (the model's own index) · expert int16."""
+    """List every expert of every layer. Columns: layer int32 (the model's own index) · expert int16."""
     sizes = trace.model.num_experts
     ids = np.concatenate([np.arange(size, dtype=np.int16) for size in sizes])
     return pd.DataFrame({"layer": np.repeat(np.asarray(trace.model.layers, np.int32), sizes), "expert": ids})
@@ -108,7 +108,7 @@ def marked(frame: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_kinds(trace: RoutingTrace | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """The share of each kind of text that an expert takes, and whether chance explains it.
+    """Compute the share of each kind of text that an expert takes, and whether chance explains it.
 
     A kind is a label. `share` is of the kind's tokens, so it sums to k over the experts of the layer, and `uniform` is
     k / E. Words of one text belong together, so chance is judged by texts: the labels are shuffled among them 199 times
@@ -233,7 +233,7 @@ def need_sentence(kinds: pd.DataFrame) -> Claim | None:
 
 
 def expert_atlas(trace: Counted | Statistics, layer: int, expert: int) -> pd.DataFrame:
-    """The load of every expert for each kind of text, times a uniform share, with one expert among them marked.
+    """Compute the load of every expert for each kind of text, times a uniform share, with one expert among them marked.
 
     One row per label, layer and expert; the label that the marked expert has most of comes first. Columns: label str ·
     layer int32 · expert int16 · times float64 (share of the label's assignments in the layer, times E; NaN where it has
@@ -260,7 +260,7 @@ def expert_atlas(trace: Counted | Statistics, layer: int, expert: int) -> pd.Dat
 
 
 def expert_weights(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
-    """The distribution of an expert's weights, separately for its first choices, second choices, and so on.
+    """Compute the distribution of an expert's weights, separately for its first choices, second choices, and so on.
 
     Twenty bins of the same width from 0 (or the lowest weight, if some are negative) to the highest weight of any
     expert of the layer, or to 1 if that is higher. One row per choice and bin that holds a token. Columns: choice int16
@@ -284,7 +284,7 @@ STRONGEST = 8  # experts drawn on each side of a flow
 
 
 def shared_tokens(trace: RoutingTrace, layer: int, expert: int) -> pd.DataFrame:
-    """The number of an expert's tokens that each other expert has, compared with its usual number.
+    """Compute the number of an expert's tokens that each other expert has, compared with its usual number.
 
     In other layers, usual is that expert's share of all tokens. In the own layer it is what chance gives a partner:
     see `co_activation`; a slot that is the expert's is not free for another, so loads would overstate it.
@@ -330,7 +330,7 @@ def _partners(trace: RoutingTrace, layer: int, expert: int) -> np.ndarray:
 
 
 def expert_flow(trace: RoutingTrace, layer: int, expert: int, shared: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The experts that an expert's tokens had one layer before, and have one layer after.
+    """Compute the experts that an expert's tokens had one layer before, and have one layer after.
 
     shared of `shared_tokens`, if it is known already.
 
@@ -369,7 +369,7 @@ NEIGHBOURS = 8  # nearest rows, and furthest ones
 
 
 def router_neighbours(geometry: pd.DataFrame, layer: int, expert: int) -> pd.DataFrame:
-    """The eight experts of the layer whose router rows are nearest to an expert's, and the eight furthest.
+    """Find the eight experts of the layer whose router rows are nearest to an expert's, and the eight furthest.
 
     geometry   of `moeviz.capture.routers.geometry.router_geometry`.
 

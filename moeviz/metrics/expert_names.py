@@ -178,7 +178,7 @@ def short_name(name: str, beaten: bool = False) -> str:
 
 
 def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
-    """A table about experts with their names in a last column `name` str, "" where none holds.
+    """Return a table about experts with their names in a last column `name` str, "" where none holds.
 
     names   of `expert_names`, of the same model; None, and the table stays as it is.
 

@@ -260,7 +260,7 @@ def _name_experts(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.D
 
 
 def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
-    """The table with what its experts write, where that is borne out.
+    """Return the table with what its experts write, where that is borne out.
 
     written   of `moeviz.analyses.expert_vectors.ExpertVectors`.
 
@@ -278,7 +278,7 @@ def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_labels(table: pd.DataFrame, labels: pd.DataFrame, source: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The table with what others call its experts, and how far our texts bear that out.
+    """Return the table with what others call its experts, and how far our texts bear that out.
 
     labels   of `moeviz.formats.expert_labels.read_labels`. Of several labels of an expert the first counts.
     source   what the table is of.
@@ -323,7 +323,7 @@ def _plain(label: str) -> str:
 
 
 def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame | None) -> pd.DataFrame:
-    """The table with each expert's nearest other one, by weights and by outputs.
+    """Return the table with each expert's nearest other one, by weights and by outputs.
 
     weights, outputs   of `nearest_by_weights`, and of `ExpertVectors`, where these are known.
 

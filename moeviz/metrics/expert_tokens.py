@@ -31,7 +31,7 @@ def enough_occurrences(tokens: int) -> int:
 def keeping_tokens(
     trace: RoutingTrace, layer: int, expert: int, at_least: int | None = None, most: int = 14
 ) -> pd.DataFrame:
-    """The tokens of the vocabulary that keep to an expert: it has more of their occurrences than of all tokens.
+    """Find the tokens of the vocabulary that keep to an expert: it has more of their occurrences than of all tokens.
 
     `luck` is how likely any token of the trace would keep to the expert like this if it took its usual share of every
     token's occurrences at random: the binomial tail, times the number of tokens that occur often enough (at most 1).
@@ -132,7 +132,7 @@ def _tail(hits: int, tries: int, chance: float) -> float:
 def contexts(
     trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14, seed: int = 0
 ) -> pd.DataFrame:
-    """The tokens of an expert in their text, drawn at random, in the order of the trace.
+    """Draw the tokens of an expert in their text, drawn at random, in the order of the trace.
 
     code   one token of the vocabulary (of `token_codes`); None for all.
 

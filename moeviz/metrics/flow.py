@@ -59,7 +59,7 @@ def _count_transitions(
 def transition_rows(
     layers: Sequence[int], from_expert: np.ndarray, to_expert: np.ndarray, tokens: np.ndarray
 ) -> pd.DataFrame:
-    """The rows of `consecutive_transitions` of two layers, from how many tokens took each pair of experts."""
+    """Return the rows of `consecutive_transitions` of two layers, from how many tokens took each pair of experts."""
     share = tokens / _sums(from_expert, tokens)[from_expert]
     chance = _sums(to_expert, tokens)[to_expert] / max(tokens.sum(), 1)
     columns = {"from_expert": from_expert.astype(np.int16), "to_expert": to_expert.astype(np.int16), "tokens": tokens}
@@ -76,7 +76,7 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 @needs_tokens
 def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The information that the expert in one MoE layer gives about the expert in the next, by first choices.
+    """Compute the information that the expert in one MoE layer gives about the expert in the next, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
     at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by chance. `shuffled`

@@ -81,7 +81,7 @@ def filled_slots(source: Counted | Statistics) -> Int64[np.ndarray, "L S"] | Non
 
 
 def fewest_slots(slots: Int64[np.ndarray, " S"]) -> int:
-    """The fewest slots, above none, that a token fills; K if no token fills any."""
+    """Compute the fewest slots, above none, that a token fills; K if no token fills any."""
     return int((np.flatnonzero(slots[1:]) + 1).min(initial=len(slots) - 1))
 
 
@@ -166,7 +166,7 @@ class LayerCounts(NamedTuple):
 
 
 def layer_counts(counted: Counted | Statistics, counts: ExpertCounts | None = None) -> list[LayerCounts]:
-    """The layers at which tokens were counted; all of them if there are no tokens at all.
+    """Return the layers at which tokens were counted; all of them if there are no tokens at all.
 
     `counts` are those of `counted` by label; by default, everything together. Raises `MissingField` for a trace in
     which nothing is recorded.

@@ -25,7 +25,7 @@ CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
 def ranked_load(trace: Counted) -> pd.DataFrame:
-    """The loads of two layers side by side, each sorted from its busiest expert to its least used one.
+    """Compute the loads of two layers side by side, each sorted from its busiest expert to its least used one.
 
     Two rows with the same rank are not the same expert: ids of different layers are unrelated.
 
@@ -39,7 +39,7 @@ def ranked_load(trace: Counted) -> pd.DataFrame:
 
 
 def balance_of_two(trace: Counted) -> pd.DataFrame:
-    """The balance of two layers, by the three measures that lie between 0 and 1.
+    """Compute the balance of two layers, by the three measures that lie between 0 and 1.
 
     One row per layer and measure. Columns: layer int32 · measure str (normalised_entropy, jain, gini) · value float64 ·
     even float64 (the measure if all experts do the same amount of work) · from `balance`, for the layer: max_over_mean,
@@ -56,7 +56,7 @@ def balance_of_two(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
-    """The experts that each expert's tokens go to: from the first choice in one layer to that in the other.
+    """Compute the experts that each expert's tokens go to: from the first choice in one layer to that in the other.
 
     One row per pair of experts, including pairs that no token took. Columns: from_layer int32 · to_layer int32 ·
     from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN if it
@@ -153,7 +153,7 @@ def _routed_tokens(trace: RoutingTrace) -> np.ndarray:
 
 
 def first_choices_of_two(trace: RoutingTrace) -> np.ndarray:
-    """The first choices in both layers of the tokens that have an expert in both."""
+    """List the first choices in both layers of the tokens that have an expert in both."""
     _two_layers(trace)
     trace = recorded_together(trace)
     choices: np.ndarray = trace.first_choices("A table of transitions")[:, _routed_tokens(trace)]

@@ -16,7 +16,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 
 
 def expert_load(trace: Counted | Statistics) -> pd.DataFrame:
-    """The number of tokens that each expert served, layer by layer.
+    """Compute the number of tokens that each expert served, layer by layer.
 
     The load of an expert is its share of the layer's assignments (filled slots), so the loads of a layer sum to 1. As
     shares of tokens they would sum to k. The uniform share is 1 / E.
@@ -50,7 +50,7 @@ def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> dict[str, np.
 
 @needs_tokens
 def importance(trace: RoutingTrace) -> pd.DataFrame:
-    """The probability that each router gave each expert, and the share of tokens that it sent there.
+    """Compute the probability that each router gave each expert, and the share of tokens that it sent there.
 
     The importance P_i of an expert is the mean over tokens of the router's probability for it. Importance and load both
     sum to 1 in a layer. Their product over a layer's experts, times E, is the balancing loss of Switch Transformers: 1
@@ -68,7 +68,7 @@ def importance(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def balance(trace: Counted | Statistics) -> pd.DataFrame:
-    """The balance of each layer's work over its experts, by the common measures.
+    """Compute the balance of each layer's work over its experts, by the common measures.
 
     One row per layer, never pooled: two layers with opposite imbalances would look balanced together. Columns: layer
     int32 · num_experts int16 · assignments int64 (filled slots) · the measures of `balance_of_counts` · chance_cv
@@ -140,7 +140,7 @@ OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
 
 @needs_tokens
 def balance_over_time(trace: RoutingTrace, tokens: int = 1024) -> pd.DataFrame:
-    """The balance of each layer's work over its experts in each part of a long text, or of a corpus.
+    """Compute the balance of each layer's work over its experts in each part of a long text, or of a corpus.
 
     A part is `tokens` tokens, in the order of the trace; the last part has the rest. In few tokens the busiest expert
     is above the mean by chance, so parts of hundreds of tokens are informative, and parts of ten are not.

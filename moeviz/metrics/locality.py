@@ -34,7 +34,7 @@ MIXTRAL_TABLE_5 = {
 
 @per_layer
 def locality(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The share of tokens that go to the same expert as the token before them, layer by layer.
+    """Compute the share of tokens that go to the same expert as the token before them, layer by layer.
 
     "first choice": both tokens have the same expert in slot 0. "first or second choice" (of k experts: "any of k
     choices"): at least one expert is among the choices of both. Consecutive tokens are those of one sequence at
@@ -83,7 +83,7 @@ def _locality_of_sums(statistics: Statistics) -> pd.DataFrame:
 
 @per_layer
 def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
-    """The share of tokens that go to the same expert as the token before them, by layer and kind of text.
+    """Compute the share of tokens that go to the same expert as the token before them, by layer and kind of text.
 
     One row per layer, label (in the order in which they first appear) and choice. Columns: layer int32 · label str ·
     those of `locality`: both tokens of a pair have the label, and load_chance is of the label's own tokens. Raises
@@ -97,7 +97,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def locality_beside_mixtral(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The share of tokens with the expert of the token before them, and the figures published for Mixtral 8x7B.
+    """Compute the share of tokens with the expert of the token before them, and the figures published for Mixtral 8x7B.
 
     The rows of `locality`. If every layer of the trace has 8 experts and each token goes to 2, so that chance is the
     same, they are followed by one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its
@@ -114,7 +114,7 @@ def locality_beside_mixtral(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 
 def beside_mixtral(frame: pd.DataFrame, model: ModelInfo) -> pd.DataFrame:
-    """The rows of `locality` of a model, and the published ones below them where they compare."""
+    """Return the rows of `locality` of a model, and the published ones below them where they compare."""
     frame = frame.astype({"pairs": "Int64"})
     frame.insert(0, "routing", THIS_TRACE)
     frame = frame.assign(lowest=np.nan, highest=np.nan)
@@ -170,7 +170,7 @@ def _choices(model: ModelInfo) -> list[tuple[str, int]]:
 
 
 def any_choice(top_k: int) -> str:
-    """The name of all choices of a token together."""
+    """Return the name of all choices of a token together."""
     return "first or second choice" if top_k == 2 else f"any of {top_k} choices"
 
 

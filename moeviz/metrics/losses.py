@@ -12,7 +12,7 @@ from moeviz.routing_trace import RoutingTrace
 
 @needs_tokens
 def aux_loss(trace: RoutingTrace) -> pd.DataFrame:
-    """The auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
+    """Compute the auxiliary load-balancing loss: the measure of imbalance that training pushes down, layer by layer.
 
     E x sum over the layer's experts of f_i P_i: f_i says how much expert i was used, P_i is the mean over tokens of the
     router's probability for it. The factor alpha of a training run is left out. The forms in use differ in f_i:
@@ -66,7 +66,7 @@ def _tokens_per_expert(trace: RoutingTrace, slots: int) -> np.ndarray:
 
 @needs_tokens
 def z_loss(trace: RoutingTrace) -> pd.DataFrame:
-    """The router z-loss, which keeps logits small so that training stays stable, layer by layer.
+    """Compute the router z-loss, which keeps logits small so that training stays stable, layer by layer.
 
     The mean over tokens of (ln sum over experts of exp(logit))^2, without the coefficient of a training run. Adding the
     same number to all logits of a token changes none of its choices, but does change this loss. Logits that are all 0

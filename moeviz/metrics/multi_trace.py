@@ -46,7 +46,7 @@ def depths(model: ModelInfo) -> list[float]:
 
 
 def layer_at(model: ModelInfo, depth: float) -> int:
-    """The MoE layer that is closest to a depth; of two as close, the one before."""
+    """Find the MoE layer that is closest to a depth; of two as close, the one before."""
     away = [abs(own - depth) for own in depths(model)]
     return model.layers[away.index(min(away))]
 
@@ -112,7 +112,7 @@ def information_of_several(traces: Several) -> pd.DataFrame:
 
 
 def balance_of_several(traces: Several) -> pd.DataFrame:
-    """The load of the busiest expert of each layer, compared with that of a uniform router by chance.
+    """Compute the load of the busiest expert of each layer, compared with that of a uniform router by chance.
 
     With many experts and few tokens the busiest is far above the mean by chance. `by_lot` is the mean over 50 draws
     (seed 0) of the busiest expert's load, if each of E experts gets a binomial number of tokens: as many tries as the

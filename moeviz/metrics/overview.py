@@ -13,7 +13,7 @@ COLUMNS = 1024  # about the pixels of a page's width: of more, a browser would l
 
 @needs_tokens
 def modal_first_choice(trace: RoutingTrace, columns: int = COLUMNS) -> pd.DataFrame:
-    """The first choice of every router over the whole trace, in stretches of tokens if there are many.
+    """List the first choice of every router over the whole trace, in stretches of tokens if there are many.
 
     A trace of up to `columns` tokens has a stretch per token. A longer one is cut into at most `columns` stretches of
     consecutive tokens, all equally long except the last. The modal first choice of a stretch is the most frequent first

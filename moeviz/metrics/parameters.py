@@ -43,7 +43,7 @@ def parameter_split(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
-    """The part of the model that a text has touched after its first t tokens.
+    """Compute the part of the model that a text has touched after its first t tokens.
 
     Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
     everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.

@@ -131,8 +131,9 @@ def similar_tokens(
     of      another trace of the same model that the token is of; then all texts are searched.
 
     One row per token, most alike first. Columns: row int64 (of the trace) · sequence, position int32 · text str ·
-    context str · label str (with labels) · shared float64 (share of the choices, of all layers, that both have). Chance
-    is K / E. Tokens of the same text are left out, unless there is only one. Raises `InvalidTrace` for no such token.
+    context str · label str (with labels) · shared float64 (share of the choices, of all layers, that both have; see
+    `shared_by_chance`). Tokens of the same text are left out, unless there is only one. Raises `InvalidTrace` for no
+    such token.
     """
     row = _row_of(trace if of is None else of, token)
     own = (trace if of is None else of).experts[:, row]
@@ -146,6 +147,16 @@ def similar_tokens(
         rows = np.flatnonzero(sequence != sequence[row]) if len(np.unique(sequence)) > 1 else np.delete(rows, row)
     rows = rows[np.argsort(-shared[rows], kind="stable")][:most]
     return _tokens_at(trace, rows).assign(shared=shared[rows] / max(filled, 1))
+
+
+def shared_by_chance(trace: RoutingTrace) -> float:
+    """Compute the share of the choices, of all layers, that two tokens drawn at random have in common, on average.
+
+    It is K / E where all experts are used alike, and more where some are used more. NaN where nothing was chosen.
+    """
+    counts = [np.bincount(layer[layer >= 0]) for layer in trace.experts]
+    alike, every = sum(float((count.astype(float) ** 2).sum()) for count in counts), sum(map(np.sum, counts))
+    return alike / (every * len(trace.tokens)) if every else np.nan
 
 
 def _tokens_at(trace: RoutingTrace, rows: np.ndarray) -> pd.DataFrame:

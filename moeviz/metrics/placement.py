@@ -22,7 +22,7 @@ SAME, HELD_OUT = JUDGED = ("same tokens", "held-out tokens")
 
 
 def placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """The work of each device, with a layer's experts placed on several devices in three ways.
+    """Compute the work of each device, with a layer's experts placed on several devices in three ways.
 
     `contiguous`: expert e on device e // (E / N), the default of serving frameworks. `balanced`: the same number of
     experts on each device, packed by load. `with copies`: in addition, `copies` redundant copies of the hottest
@@ -121,7 +121,7 @@ def _judgements(trace: Counted, found: LayerCounts) -> list[tuple[str, np.ndarra
 def planned_replicas(
     counts: Int64[np.ndarray, " E"], devices: int, copies: int
 ) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"], Int64[np.ndarray, " R"]]:
-    """The expert of each replica, device by device: of experts in order, balanced, and balanced with copies."""
+    """Compute the expert of each replica, device by device: of experts in order, balanced, and balanced with copies."""
     plans = [rebalance_experts(counts[None], len(counts) + more, 1, 1, devices)[0] for more in (0, copies)]
     return np.arange(len(counts)), plans[0], plans[1]
 

@@ -168,7 +168,7 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost_by_kind(losses: pd.DataFrame) -> pd.DataFrame:
-    """The increase in loss of each kind of text without some experts, compared with as many cut at random.
+    """Compute the increase in loss of each kind of text without some experts, compared with as many cut at random.
 
     losses   rows of `PruningCurve` for one number cut, of one criterion and those of `random`.
 

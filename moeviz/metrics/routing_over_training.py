@@ -16,7 +16,7 @@ IDENTITY = ["sequence", "position", "token_id", "text"]  # of a token
 
 @needs_tokens
 def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
-    """The share of the final routing that an earlier checkpoint had already decided, layer by layer.
+    """Compute the share of the final routing that an earlier checkpoint had already decided, layer by layer.
 
     Two traces of the same tokens, from an earlier and from the final checkpoint of one model. Saturation is the share
     of a token's experts at the earlier checkpoint that it also has at the final one, mean over tokens: for all k
@@ -48,7 +48,7 @@ def router_saturation(trace: RoutingTrace, final: RoutingTrace) -> pd.DataFrame:
 
 
 def saturation_over_training(checkpoints: Mapping[int, RoutingTrace]) -> pd.DataFrame:
-    """When each layer's routing settled: how much of the final routing every recorded checkpoint already had.
+    """Compute how much of the final routing every recorded checkpoint already had: when each layer settled.
 
     `checkpoints` are traces of the same tokens by how many tokens the model had been trained on; the last of them is
     the final routing, and saturation is 1 there.

@@ -24,7 +24,7 @@ CLEAR_BITS = 0.3  # above what shuffling gives, for a caption
 
 
 def load_by_label(trace: Counted | Statistics) -> pd.DataFrame:
-    """The division of each label's tokens among the experts, layer by layer.
+    """Compute the division of each label's tokens among the experts, layer by layer.
 
     `share` is a share of the label's assignments (filled slots) in the layer, so a label's shares sum to 1 and the
     uniform share is 1 / E. `share_of_tokens` is a share of the label's tokens, so it sums to k: OLMoE calls it domain
@@ -62,7 +62,7 @@ def load_by_label(trace: Counted | Statistics) -> pd.DataFrame:
 
 @per_layer
 def label_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The information that the expert of an assignment gives about the label of its token, layer by layer.
+    """Compute the information that the expert of an assignment gives about the label of its token, layer by layer.
 
     Draw a label, each as likely as any other, and then one of that label's assignments in the layer. `information` is
     the mutual information of the label and the expert in bits: 0 if all labels use the experts in the same proportions.
@@ -95,7 +95,7 @@ def label_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 @per_layer
 def label_divergence(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The difference in routing of two labels: 0 bits if both use the experts alike, 1 bit if they share none.
+    """Compute the difference in routing of two labels: 0 bits if both use the experts alike, 1 bit if they share none.
 
     The Jensen-Shannon divergence in bits of the two labels' histograms of first choices. `shuffled` is its
     chance level: the mean over 100 shuffles (seed 0) of the labels among the texts of the trace, each text kept whole;

@@ -15,7 +15,7 @@ OVER_TIME = "time step"  # a layer of this kind has the experts of the one befor
 
 
 def work_side_by_side(traces: Mapping[str, RoutingTrace]) -> pd.DataFrame:
-    """The division of work among the experts of each trace's last layer, and the confidence of its router.
+    """Compute the division of work among the experts of each trace's last layer, and the confidence of its router.
 
     Every token counts as 1, divided among its experts in proportion to their weights; that way, gates that send
     everything to all experts can be compared with those that choose one. Weights below 0 count as 0; a token without a

@@ -20,7 +20,7 @@ PART_OF_CHARACTER = re.compile(r"⟨(.+) (\d)/(\d)⟩")  # as `RoutingTrace` wri
 
 
 def visible(text: str) -> str:
-    """A token's text with every character that would vanish, reorder or merge made visible. Never empty.
+    """Return a token's text with every character that would vanish, reorder or merge made visible. Never empty.
 
     >>> visible("a\\n"), visible(" the"), visible("\\u202e"), visible("")
     ('a⏎', '␣the', '⟨U+202E⟩', '∅')
@@ -47,7 +47,7 @@ def tokens_are_known(trace: RoutingTrace) -> bool:
 def written_text(
     trace: RoutingTrace, phase: Literal["prompt", "generated"] | None = None, sequence: int | None = None
 ) -> str:
-    """The text of a trace's tokens as it was written, for reading; of one phase or of one sequence, if asked.
+    """Return the text of a trace's tokens as it was written, for reading; of one phase or of one sequence, if asked.
 
     A character that is split over tokens is one character where all its parts are there, and otherwise the parts that
     are, as the trace names them: `⟨é 1/2⟩`. A special token that begins a text is left out: tokenizers put it there.
@@ -91,7 +91,7 @@ def token_columns(trace: RoutingTrace, repeats: int | np.ndarray) -> pd.DataFram
 
 @needs_tokens
 def token_layer(trace: RoutingTrace) -> pd.DataFrame:
-    """The first choice of every router for every token.
+    """List the first choice of every router for every token.
 
     First means highest weight or, if a server gives only ids in that order, the first that it names.
 
@@ -114,7 +114,7 @@ def token_layer(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def token_choices(trace: RoutingTrace) -> pd.DataFrame:
-    """The experts of every token at every layer, with their weights.
+    """List the experts of every token at every layer, with their weights.
 
     One row per token, layer and filled slot; a layer at which a token has none has one row. Columns: token int32 (row
     of `trace.tokens`) · sequence int32 · position int32 · text category · phase category · layer int32 · num_experts
@@ -181,7 +181,7 @@ def token_expert(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def token_routes(trace: RoutingTrace) -> pd.DataFrame:
-    """The route of one token through all layers: the experts that each router chose for it.
+    """List the route of one token through all layers: the experts that each router chose for it.
 
     One row per layer and filled slot; a layer without any has one row. Columns: token int32 (0) · sequence int32 ·
     position int32 · text category · phase category · layer int32 · slot int16 (0 = highest weight) · expert int16 (-1:

@@ -38,7 +38,7 @@ _PART = re.compile(r"⟨(.+) \d/\d⟩", re.DOTALL)  # of a character
 
 @per_layer
 def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) -> pd.DataFrame:
-    """The tokens most specific to each expert: those that are routed to it nearly whenever they occur.
+    """Find the tokens most specific to each expert: those that are routed to it nearly whenever they occur.
 
     The vocabulary specialization of expert i for token x is N_xi / N_x: the share of the occurrences of x, as input,
     for which the router chose i, in any slot. The shares of a token sum to k over a layer's experts. Few occurrences
@@ -65,7 +65,7 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
 def top_of_layer(
     layer: int, token_id: np.ndarray, text: np.ndarray, counts: np.ndarray, times: np.ndarray, chance: float, most: int
 ) -> pd.DataFrame:
-    """The rows of `top_tokens` of one layer, for a vocabulary of V tokens.
+    """Return the rows of `top_tokens` of one layer, for a vocabulary of V tokens.
 
     token_id (V,) and text (V,) say which; counts (V, E) how often each was sent to each expert; times (V,) how often
     each occurs, as recorded at the layer.
@@ -90,7 +90,7 @@ def top_of_layer(
 
 @per_layer
 def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """The degree to which each token of a layer keeps to one expert: mean over the vocabulary, and by chance.
+    """Compute the degree to which each token of a layer keeps to one expert: mean over the vocabulary, and by chance.
 
     For each token of the vocabulary: the share of its occurrences that are routed to its main expert, the one it is
     routed to most often. The result is the mean over all tokens that occur at least `at_least` times, each counting
@@ -119,7 +119,7 @@ def vocabulary_by_layer(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.Dat
 
 @per_layer
 def vocabulary_specialization(trace: RoutingTrace, at_least: int = AT_LEAST) -> pd.DataFrame:
-    """The degree to which each expert's tokens keep to it.
+    """Compute the degree to which each expert's tokens keep to it.
 
     A token belongs to its main expert, the one it is routed to most often (ties: the lower id), with the share of its
     occurrences that go there. An expert's specialization is the mean over the tokens that belong to it, each token of
@@ -216,7 +216,7 @@ def _counts(
 
 @per_layer
 def token_kinds(trace: RoutingTrace) -> pd.DataFrame:
-    """The division of each kind of token (words, digits, spaces …) among the experts, layer by layer.
+    """Compute the division of each kind of token (words, digits, spaces …) among the experts, layer by layer.
 
     `share` is a share of the kind's assignments (filled slots) in the layer, so a kind's shares sum to 1. `lift`
     compares it with the share of all tokens: 1 means that the kind uses the expert as all tokens do, 2 twice as much.

@@ -108,7 +108,7 @@ def _join_texts(trace: RoutingTrace, codes: np.ndarray, pieces: list[str]) -> tu
 
 @needs_tokens
 def who_takes(trace: RoutingTrace, tokens: Bool[np.ndarray, " T"]) -> pd.DataFrame:
-    """The experts that take some tokens clearly more than others.
+    """Find the experts that take some tokens clearly more than others.
 
     `share` is an expert's part of these tokens' weight (a token's weights at a layer sum to 1 here), or without weights
     its share of the tokens themselves. Ranked by the lower end of a 90 % interval (Wilson) of `share` less `usual`,

@@ -70,7 +70,7 @@ def _several(word: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in per cent, rounded, but never to all or nothing.
+    """Return a share in per cent, rounded, but never to all or nothing.
 
     >>> percent(0.841), percent(1.0), percent(0.9999), percent(0.001)
     ('84%', '100%', 'over 99%', 'under 1%')
@@ -81,12 +81,12 @@ def percent(share: float) -> str:
 
 
 def byte_unit(number: float) -> tuple[str, float]:
-    """The largest unit, of those on the data sheets of cards, of which there is one or more; and its bytes."""
+    """Find the largest unit, of those on the data sheets of cards, of which there is one or more; and its bytes."""
     return next(((unit, size) for unit, size in UNITS if number >= size), UNITS[-1])
 
 
 def bytes_said(number: float) -> str:
-    """A number of bytes with three digits, in a unit that suits it.
+    """Return a number of bytes with three digits, in a unit that suits it.
 
     >>> bytes_said(18.9e6), bytes_said(1.3421e12), bytes_said(24e9), bytes_said(0.0)
     ('18.9 MB', '1,342 GB', '24 GB', '0 kB')
@@ -96,12 +96,12 @@ def bytes_said(number: float) -> str:
 
 
 def short(name: object, longest: int = LONGEST_QUOTE) -> str:
-    """A stranger's name, its characters made visible, no longer than a quoted token."""
+    """Return a stranger's name, its characters made visible, no longer than a quoted token."""
     shown = visible(str(name))
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def one_row(frame: pd.DataFrame, at: Any) -> Any:
-    """A row of a frame to read fields of, whole numbers as whole numbers."""
+    """Return a row of a frame to read fields of, whole numbers as whole numbers."""
     (row,) = frame.loc[[at]].itertuples(index=False)
     return row

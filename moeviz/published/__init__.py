@@ -17,7 +17,7 @@ CAUTION = "Counted only at layers 0, 7 and 15, by the authors of OLMoE (allenai/
 
 
 def published_counts(model: str = "Mixtral-8x7B") -> ExpertCounts:
-    """The number of choices of each expert of Mixtral-8x7B or OLMoE-1B-7B, by domain: code, books and the web.
+    """Return the number of choices of each expert of Mixtral-8x7B or OLMoE-1B-7B, by domain: code, books and the web.
 
     208,896 tokens of each of three domains (github, c4 and book in the source), at layers 0, 7 and 15. Raises
     `InvalidTrace` for another model.

@@ -181,7 +181,7 @@ TOKEN_COLOURS = (*theme.EXPERT_COLOURS, theme.OTHER)
 
 
 def sheet() -> str:
-    """The style sheet, with a class for each colour of TOKEN_COLOURS: c0, c1 and so on."""
+    """Return the style sheet, with a class for each colour of TOKEN_COLOURS: c0, c1 and so on."""
     classes = (
         f".text .c{number} {{ background: {colour}; color: {ink_on(colour)} }}"
         for number, colour in enumerate(TOKEN_COLOURS)

@@ -42,7 +42,7 @@ def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
-    """The HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` is its text."""
+    """Return the HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` is its text."""
     compiled = _compiled(chart)
     wide, narrow = (_data_uri(compiled | {"width": width}) for width in (WIDE, NARROW))
     return (

@@ -115,7 +115,7 @@ def choices(trace: Counted, layer: int | None, layers: Sequence[int] | None, tok
 
 
 def part_of(trace: Counted, chart: Chart, chosen: Choices) -> Counted:
-    """The layers and tokens that a chart is about. Raises `MissingField` if there are too few, or none."""
+    """Return the layers and tokens that a chart is about. Raises `MissingField` if there are too few, or none."""
     if chart.layers == "two" and len(chosen.layers) != 2:
         raise MissingField(
             "This compares two MoE layers, and the trace has only one. Use a trace of a model with several MoE layers."
@@ -145,7 +145,7 @@ def about(trace: Counted, chart: Chart, chosen: Choices) -> str:
 
 
 def drawn(chart: Chart, trace: Counted, chosen: Choices) -> alt.Chart | alt.LayerChart:
-    """A chart's picture of its part of the trace, with its data inside."""
+    """Return a chart's picture of its part of the trace, with its data inside."""
     return with_data_inside(chart.draw(chart.measure(part_of(trace, chart, chosen))))
 
 

@@ -40,7 +40,7 @@ class Uses(NamedTuple):
 
 
 def batch_coverage(trace: Counted, batches: Sequence[int] = USUAL_BATCHES) -> pd.DataFrame:
-    """The expected number of distinct experts of a batch of B tokens, by how the batch comes about.
+    """Return the expected number of distinct experts of a batch of B tokens, by how the batch comes about.
 
     A decode step reads the weights of each expert that any token of its batch needs, once. `random`: B tokens drawn
     independently from all of the trace. `sequences`: one token of each of B different sequences, as when B requests are
@@ -104,7 +104,7 @@ def _uses(found: LayerSets) -> Uses:
 
 
 def _of_sequences(found: LayerSets, uses: Uses, sizes: Int64[np.ndarray, " B"]) -> Float64[np.ndarray, " B"]:
-    """One token of each of B different sequences: each set of B alike, and each token of a sequence alike.
+    """Draw one token from each of B different sequences: all sets of B and all tokens are equally likely.
 
     For each expert, the mean over sets of B sequences of the product of (1 - share): an elementary symmetric
     polynomial over the number of sets, C(N, B), by which it is divided from the start: so it cannot overflow.

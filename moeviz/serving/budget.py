@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 
 
 def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int | None = None) -> pd.DataFrame:
-    """The hit rate of a cache of experts by its size, as the mean over layers, and the bytes fetched for misses.
+    """Return the hit rate of a cache of experts by its size, as the mean over layers, and the bytes fetched for misses.
 
     `lru`: the expert whose last use is longest ago gives way. `static`: the experts with the most requests in the first
     half of the tokens stay for good. `bound`: no policy that fetches experts when they are needed has more hits.

@@ -37,7 +37,7 @@ Depths = Int64[np.ndarray, " n"]  # of each request; num_experts + 1 where the e
 
 
 def lru_depths(asked: Requests) -> Depths:
-    """The expert whose last use is longest ago gives way; of two used last in the same step, the higher id.
+    """Let the expert go whose last use is longest ago; of two used last in the same step, the higher id.
 
     The depth of an expert is how many were used later than it, and itself.
     """
@@ -88,7 +88,7 @@ def lfu_depths(asked: Requests) -> Depths:
 
 
 def lfru_depths(asked: Requests) -> Depths:
-    """The expert with the fewest uses per step since its last one gives way: frequency that recency weighs."""
+    """Let the expert with the fewest uses per step since its last one go: frequency, weighed by recency."""
     uses, last = [0] * asked.num_experts, [0] * asked.num_experts
 
     def use(step: int, experts: list[int]) -> None:
@@ -220,7 +220,7 @@ DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
 def expert_cache(
     trace: Counted, capacities: Sequence[int] | None = None, policies: Sequence[str] = POLICIES, chunk: int = 1
 ) -> pd.DataFrame:
-    """The hit rate of a cache of C experts per layer: the share of requested experts that are already there.
+    """Return the hit rate of a cache of C experts per layer: the share of requested experts that are already there.
 
     A step is `chunk` tokens in a row of one sequence: 1 when text is generated, more when a prompt is read in chunks.
     It requests the distinct experts of its tokens: so with chunks a hit counts once for all tokens that share the
@@ -296,7 +296,7 @@ def cache_tiers(trace: Counted, gpu: int, ram: int, policies: Sequence[str] = PO
 def shared_cache(
     trace: Counted, slots: Sequence[int] | None = None, policies: Sequence[str] = USUAL_SHARED
 ) -> pd.DataFrame:
-    """The hit rate of one cache for the experts of all layers, as in `expert_cache`, by its number of slots.
+    """Return the hit rate of one cache for the experts of all layers, as in `expert_cache`, by its number of slots.
 
     Steps run layer by layer within each token, so an expert is an expert of one layer. One row per number of slots
     (by default, as many as 1 … E - 1 experts per layer need). Columns: slots int64 · per_layer float64 (slots / L)

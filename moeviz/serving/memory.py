@@ -29,7 +29,7 @@ USUAL_CONTEXTS, USUAL_BATCHES = (4096, 32768), (1, 8, 64)
 def serving_memory(
     model: ServedModel, contexts: Sequence[int], batches: Sequence[int] = (1,), bits: Sequence[int] = (16,)
 ) -> pd.DataFrame:
-    """The memory for serving a model, and the number of cards of each kind that hold it.
+    """Return the memory for serving a model, and the number of cards of each kind that hold it.
 
     `context`: tokens kept of each sequence. `batch`: sequences at a time. `bits` of a weight; keys, values and buffers
     are in 16 bits. A step's buffers are an estimate: those of one layer, and the logits. Cards hold nothing twice, with
@@ -150,7 +150,7 @@ def memory_on_cards(
 
 
 def best_precision(frame: pd.DataFrame) -> int:
-    """The most bits at which all fits, or the fewest there are. Columns: those of `memory_on_cards`."""
+    """Return the most bits at which all fits, or the fewest there are. Columns: those of `memory_on_cards`."""
     whole = frame[frame["together"] <= frame["usable"]]
     return int(frame["weight_bits"].min() if whole.empty else whole["weight_bits"].max())
 
@@ -169,12 +169,12 @@ KNOWN_MODELS = "known_models.json"
 
 
 def known_models() -> tuple[str, ...]:
-    """The names of the models in the table."""
+    """Return the names of the models in the table."""
     return tuple(_table())
 
 
 def known_model(name: str) -> ServedModel | None:
-    """A well-known model, or one that ships; None for any other.
+    """Return a well-known model, or one that ships; None for any other.
 
     >>> known_model("mistralai/Mixtral-8x7B-v0.1").num_experts
     8

@@ -24,7 +24,7 @@ STEP = 64  # tokens of a step whose imbalance is measured
 
 
 def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
-    """The imbalance of the devices' work, and the number of devices that a token reaches, for four placements.
+    """Return the imbalance of the devices' work, and the number of devices that a token reaches, for four placements.
 
     - `contiguous`: expert e on device e // (E / N), the default of serving frameworks
     - `balanced`: the same number on each device, packed by load (EPLB without copies)
@@ -73,7 +73,7 @@ def placement_sentence(table: pd.DataFrame) -> Claim | None:
 
 
 def devices_said(table: pd.DataFrame) -> str:
-    """The number of devices, which may differ where layers have different numbers of experts."""
+    """Return the number of devices, which may differ where layers have different numbers of experts."""
     least, most = table["devices"].min(), table["devices"].max()
     return f"{most}" if least == most else f"{least} to {most}"
 
@@ -314,7 +314,7 @@ def _devices_by_chance(num_experts: int, top_k: int, devices: int) -> float:
 
 
 def plan_text(plan: Int64[np.ndarray, " S"], devices: int) -> str:
-    """The experts of each device, devices split by `|`.
+    """Return the experts of each device, devices split by `|`.
 
     >>> plan_text(np.array([0, 3, 2, 1]), 2)
     '0 3|2 1'

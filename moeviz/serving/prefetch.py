@@ -19,7 +19,7 @@ DIGITS = 12  # scores that are equal on paper stay equal, in whatever order they
 def prefetch_recall(
     trace: Counted, most: int | None = None, ahead: Int[np.ndarray, "L T E"] | None = None, layers_ahead: int = 1
 ) -> pd.DataFrame:
-    """The share of a token's experts that are among the first m that a predictor names.
+    """Return the share of a token's experts that are among the first m that a predictor names.
 
     Predictors learn from the first half of the tokens and are judged on the second:
 

@@ -29,7 +29,7 @@ class ServedTokens(NamedTuple):
 def served_tokens(
     trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep_repeats: bool = True, segment: str | None = None
 ) -> ServedTokens:
-    """The tokens of one phase, with or without those that a prefix cache would spare a server.
+    """Return the tokens of one phase, with or without those that a prefix cache would spare a server.
 
     segment  only the tokens of this segment of a chat; "auto" then is all of them.
 

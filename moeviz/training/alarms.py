@@ -90,7 +90,7 @@ class Alarms:
         return said
 
     def dead_of(self, row: int) -> list[list[int]]:
-        """The dead experts of a layer, each with the step since when."""
+        """Return the dead experts of a layer, each with the step since when."""
         experts = np.flatnonzero(self.missed[row, : self.watched.num_experts[row]] >= self.rules.dead)
         return [[int(expert), int(self.since[row, expert])] for expert in experts]
 

@@ -143,7 +143,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
     @goes_on
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """An optimizer step."""
+        """Note that the optimizer has taken a step."""
         assert self.health is not None
         self.health.step(state.global_step)
         self._snapshot(state.global_step)
@@ -160,7 +160,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> TrainerControl:
-        """Every rank comes here when a log is due."""
+        """Return the figures of a log that is due; every rank comes here."""
         figures: dict[str, float] = {}
         if self.health is not None and logs is not None:
             if "loss" in logs:

@@ -189,7 +189,7 @@ class RouterRecorder:
         self.close = self._hooks.close
 
     def first_row(self, router: int) -> int:
-        """The row of a router; of its first pass, if it is in a loop."""
+        """Return the row of a router; of its first pass, if it is in a loop."""
         return self._rows[router][0]
 
     @property

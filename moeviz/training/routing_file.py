@@ -227,14 +227,14 @@ def facts_of(said: dict[str, Any], facts: Sequence[str] = (), score_function: st
 
 
 def whole(value: Any) -> int:
-    """A whole number from 0 on. Raises `ValueError` for anything else."""
+    """Return a whole number from 0 on. Raises `ValueError` for anything else."""
     if type(value) is not int or not 0 <= value <= MOST:
         raise ValueError
     return value
 
 
 def number(value: Any) -> float:
-    """A number; NaN for anything else."""
+    """Return a number; NaN for anything else."""
     return float(value) if type(value) in (int, float) and abs(value) < LARGEST else np.nan
 
 
@@ -269,7 +269,7 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
 
 
 def parts_of(folder: Path) -> list[Path]:
-    """The files of counts of a run, as they were written."""
+    """Return the files of counts of a run, as they were written."""
     found = {int(name[1]): file for file in folder.glob("part-*.parquet") if (name := NAME.fullmatch(file.name))}
     return [found[place] for place in sorted(found)]
 

@@ -220,7 +220,7 @@ class RoutingHealth:
         return {f"eval_{name}": value for name, value in log_metrics(rows, self.detail).items()}
 
     def snapshot(self, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]]) -> RoutingTrace:
-        """A trace of (label, text) pairs by the model as it is now, written to `out`; on every rank.
+        """Return a trace of (label, text) pairs by the model as it is now, written to `out`; on every rank.
 
         Nothing of it is counted, and modes, random state and autocast are as before. `report` then says how much of the
         routing has changed since the snapshot before.

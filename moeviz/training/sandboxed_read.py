@@ -10,7 +10,7 @@ from moeviz.training.recorded.run import TrainingRun
 
 
 def read_run_sandboxed(data: bytes, filename: str, limits: Limits) -> TrainingRun:
-    """The run in the bytes of a `routing.jsonl`.
+    """Return the run in the bytes of a `routing.jsonl`.
 
     Raises `InvalidTrace` if they are not a run, or take more time or memory than `limits` say, and `MoevizError` if no
     process can be started.

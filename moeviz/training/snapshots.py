@@ -24,7 +24,7 @@ from moeviz.routing_trace import RoutingTrace
 def snapshot_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]], name: str, step: int
 ) -> RoutingTrace:
-    """A trace of the probe texts, by their labels, by the model as it is now: only expert ids."""
+    """Return a trace of the probe texts, by their labels, by the model as it is now: only expert ids."""
     with untouched(model):
         info = replace(describe(model, name, f"step {step}"), parameters=None)
         return replace(trace_corpus(LoadedModel(model, tokenizer, info), probe), weights=None)

@@ -42,7 +42,7 @@ MEGATRON_NOTE = (
 
 
 def event_folder(path: Path) -> Path | None:
-    """The file, or the folder, that has event files; in a folder `runs/` or below it, that of the newest."""
+    """Return the file, or the folder, that has event files; in a folder `runs/` or below it, that of the newest."""
     if path.is_file():
         return path if ".tfevents." in path.name else None
     found = [file for place in (PATTERN, f"*/{PATTERN}", f"runs/*/{PATTERN}") for file in path.glob(place)]
@@ -50,7 +50,7 @@ def event_folder(path: Path) -> Path | None:
 
 
 def events_run(path: Path) -> TrainingRun:
-    """The figures of routing in event files. Counts of experts and alarms are not in them.
+    """Return the figures of routing in event files. Counts of experts and alarms are not in them.
 
     Raises `InvalidTrace` if tensorboard is not installed, or nothing in the files is of routing.
     """
@@ -112,14 +112,14 @@ def _layers_of_events(figures: list[tuple[re.Match[str], int, float]]) -> pd.Dat
 
 
 def megatron_folder(path: Path) -> Path | None:
-    """The folder of ranks, or the file of one."""
+    """Return the folder of ranks, or the file of one."""
     if path.is_file():
         return path if path.name.startswith("rank") and path.suffix == ".jsonl" else None
     return next((place for place in (path, path / "tokens_per_expert") if any(place.glob("rank*.jsonl"))), None)
 
 
 def megatron_run(path: Path, options: ImportOptions) -> TrainingRun:
-    """The run whose counts lie there. Raises what the importer of these files raises."""
+    """Return the run whose counts lie there. Raises what the importer of these files raises."""
     counts = read_counts(path, format="megatron-counts", options=options)
     if counts.group_kind != "step":
         raise InvalidTrace("These files do not say at which steps tokens were counted.")

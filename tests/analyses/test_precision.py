@@ -110,7 +110,7 @@ def test_loss_over_texts_is_that_of_each_text_read_in_that_precision(tokenizer, 
     file.write_text("12 + 30 = 42")
     assert main(["precision", "--texts", str(file)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(NAMES)
-    for wrong, said in (([], "PROMPT, --prompt-file or --texts"), (["a", "--texts", str(file)], "--texts")):
+    for wrong, said in (([], "--messages or --texts"), (["a", "--texts", str(file)], "--texts")):
         with pytest.raises(SystemExit, match="2"):
             main(["precision", *wrong])
         assert said in capsys.readouterr().err

@@ -316,7 +316,9 @@ def labels_of(app: AppTest) -> list[str]:
     return [button.label for button in app.button]
 
 
-@pytest.mark.parametrize("name", ["model-Q4_K_M.gguf", "vllm+http://localhost:8000", "sglang+http://localhost:8000"])
+@pytest.mark.parametrize(
+    "name", ["model-Q4_K_M.gguf", "mlx:a-folder", "vllm+http://localhost:8000", "sglang+http://localhost:8000"]
+)
 def test_routes_of_a_model_in_which_nothing_can_be_changed_are_refused_before_anything_runs(tiny, name):
     trace = moeviz.trace(tiny, TWO)
     app = visit(replace(trace, model=replace(trace.model, name=name)), name="routes")

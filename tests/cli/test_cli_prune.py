@@ -4,17 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from cut_models import TEXTS
 from tiny_models import TEMPLATE, tokenizer_with
 
 import moeviz
 from moeviz.analyses.pruning import rankings
+from moeviz.analyses.pruning.bits import bits_study
 from moeviz.analyses.pruning.result import split
 from moeviz.cli import tune_targets
 from moeviz.cli.main import main
+from moeviz.cli.options import conversations_at
 from moeviz.cli.prune import CRITERIA, FORMS
-from moeviz.cli.trace import conversations_at
 from moeviz.embedded import embedded_path
 from moeviz.examples import OF_A_MODEL
 from moeviz.metrics import pruning as criteria
@@ -218,7 +221,7 @@ def test_a_segment_that_is_not_there_is_refused(command, chats, texts, capsys):
     for given, says in (
         (
             [model, path, *base, "--segment", "tools"],
-            "No token is of the segment 'tools'. There are turn, user, answer",
+            "No token is of the segment 'tools'. There are answer, turn and user",
         ),
         ([model, texts, *base, "--segment", "answer"], "must be a list of messages"),
         (["embedded", path, *base, "--segment", "answer"], "has no chat template"),
@@ -226,3 +229,65 @@ def test_a_segment_that_is_not_there_is_refused(command, chats, texts, capsys):
     ):
         assert main([command, *given]) != 0
         assert says in capsys.readouterr().err
+
+
+def test_bits_on_a_segment_are_those_that_plain_transformers_measures_on_its_tokens(chats):
+    model, written = chats
+    path = written("chats", [(f"{n} + 1 =", f"{n + 1}. Il fait froid.") for n in range(10, 14)])
+    loaded = moeviz.load_model(model, dtype="float32")
+    texts = [("sums", chat) for chat in conversations_at(path)]
+    study = bits_study(loaded, texts, units="layers", draws=2, segment="answer")
+    calibrating, judging = split(texts)
+    losses = []
+    for _, chat in judging:
+        trace = moeviz.trace(loaded, chat, chat=True)
+        ids = torch.tensor(trace.tokens["token_id"].to_numpy())[None].long()
+        with torch.no_grad():
+            each = torch.nn.functional.cross_entropy(loaded.model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        losses += each.numpy()[trace.in_segment("answer")[1:]].tolist()
+    assert study.loss == pytest.approx(np.mean(losses), abs=1e-4)
+    answers = [moeviz.trace(loaded, chat, chat=True).in_segment("answer").sum() for _, chat in calibrating]
+    assert set(study.units["tokens"]) == {2 * sum(answers)}, "two experts a token, of answers alone"
+
+
+def test_what_runs_a_prompt_takes_a_conversation_and_shows_the_effect_on_a_segment(chats, tmp_path, capsys):
+    model, _ = chats
+    chat = [{"role": "user", "content": "12 + 7 ="}, {"role": "assistant", "content": "19. Il fait froid."}]
+    path, written = tmp_path / "chat.json", tmp_path / "changed.npz"
+    path.write_text(json.dumps(chat))
+    loaded = moeviz.load_model(model)
+    whole = moeviz.what_if(loaded, chat, moeviz.Mute({3: (1,)}), chat=True)
+    answer = whole.plain.in_segment("answer")
+
+    def said(command, *more):
+        assert main([command, "--messages", str(path), "--model", model, "--segment", "answer", "--json", *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    rows = said("what-if", "--mute", "3:1", "-o", str(written))["effect"]
+    assert [row["kl"] for row in rows] == pytest.approx(whole.effect["kl"][answer].tolist(), abs=1e-6)
+    assert len(moeviz.read_trace(written).tokens) == len(answer), "the file has the whole chat"
+    moved = (np.sort(whole.plain.experts) != np.sort(whole.changed.experts)).any(-1)
+    assert 0 < moved[:, answer].sum() < moved.sum()
+    assert whole.of_segment("answer").moved["moved"] == moved[:, answer].sum()
+
+    muted = next(row for row in said("ablate") if (row["layer"], row["expert"]) == (3, 1))
+    assert muted["kl"] == pytest.approx(whole.effect["kl"][answer].mean(), abs=1e-6)
+    assert muted["load"] == pytest.approx((whole.plain.experts[3, answer] == 1).sum() / (2 * answer.sum()))
+    everything = moeviz.occlude(loaded, chat, chat=True).deciding()
+    of_answer = everything[answer[everything["token"]]]
+    assert [row["by_text"] for row in said("occlude")["words"]] == of_answer["by_text"].tolist()
+    assert 0 < len(of_answer) < len(everything)
+    assert {row["tokens"] for row in said("precision")} == {int(answer.sum())}
+    assert main(["precision", "--texts", str(path), "--model", model, "--segment", "answer", "--json"]) == 0
+    exact = moeviz.what_if(moeviz.load_model(model, dtype="float32"), chat, moeviz.Mute({3: (1,)}), chat=True).effect
+    loss = json.loads(capsys.readouterr().out)[0]["loss"]
+    assert loss == pytest.approx(exact["loss"][answer].mean(), abs=1e-4)
+    assert main(["attribute", "--messages", str(path), "--model", model, "--json"]) == 0
+    capsys.readouterr()
+
+    path.write_text("\n".join([json.dumps({"messages": chat})] * 2))
+    for command in ("occlude", "attribute"):
+        assert main([command, "--messages", str(path), "--model", model]) != 0
+        assert "2" in capsys.readouterr().err
+    assert main(["what-if", "12 + 7 =", "--mute", "3:1", "--segment", "answer"]) != 0
+    assert "--messages" in capsys.readouterr().err

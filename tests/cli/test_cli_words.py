@@ -207,7 +207,7 @@ def test_a_prompt_comes_from_a_file_and_a_file_s_name_is_warned_of(monkeypatch, 
         with pytest.raises(ZeroDivisionError):
             main(["occlude", *words])
     warned = [line for line in capsys.readouterr().err.splitlines() if "also the name of a file" in line]
-    assert read == ["Il neige.", "prompt.txt"] and len(warned) == 1 and warned[0].endswith("-f prompt.txt")
+    assert read == [("Il neige.",), ("prompt.txt",)] and len(warned) == 1 and warned[0].endswith("-f prompt.txt")
     assert main(["occlude", "-f", "nowhere.txt"]) == 3
     (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
     assert main(["occlude", "-f", "latin.txt"]) == 3

@@ -10,7 +10,7 @@ from moeviz.charts.routes import MAP
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.expert_names import kind_codes, plain_tokens
-from moeviz.metrics.paths import expert_map, path_table, similar_tokens, tokens_of_path
+from moeviz.metrics.paths import expert_map, path_table, shared_by_chance, similar_tokens, tokens_of_path
 from moeviz.testing import sample_trace
 
 
@@ -68,6 +68,9 @@ def test_tokens_that_share_all_choices_come_first():
     assert (found["shared"] == 1).all() and (found["sequence"] != trace.tokens["sequence"][row]).all()
     assert (trace.experts[:, found["row"]] == trace.experts[:, [row]]).all()
     assert similar_tokens(trace, "a").equals(similar_tokens(trace, 0))
+    one, other = np.random.default_rng(0).integers(len(trace.tokens), size=(2, 4000))
+    both = (trace.experts[:, one][..., None] == trace.experts[:, other][:, :, None]).any(-1)
+    assert shared_by_chance(trace) == pytest.approx(both.mean(), abs=0.02)
     for missing in (2000, -1, "nowhere"):
         with pytest.raises(InvalidTrace):
             similar_tokens(trace, missing)

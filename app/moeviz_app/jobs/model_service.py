@@ -56,7 +56,7 @@ def _warm_up() -> None:
 
 
 def model(name: str, how: model_catalog.LoadOptions = model_catalog.DEFAULT_LOAD) -> "LoadedModel | EngineModel":
-    """The model of that name, loaded once for everybody.
+    """Return the model of that name, loaded once for everybody.
 
     Raises `ModelNotFound` where it is not on offer, and `CaptureError` where there is not the memory or the device.
     """

@@ -44,7 +44,7 @@ def example() -> RoutingTrace:
 
 
 def opened_files() -> Iterator[tuple[str, Opened]]:
-    """The names of the files that this server was started with, and what they hold, each read once.
+    """Return the names of the files that this server was started with, and what they hold, each read once.
 
     Runs and datasets are left out.
 

@@ -126,7 +126,7 @@ class AccessControl:
 
 
 def check_request(scope: Scope, settings: Settings, origins: Collection[str] = ()) -> Refusal | None:
-    """Return why this request is refused; None if it is not, the token aside."""
+    """Return why this request is refused; None if it is not, apart from the token."""
     path, host = scope["path"], header(scope, "host")
     if path.endswith(CLOSED) or (AGENT in path and settings.serve == PUBLIC):
         return Refusal("closed", "There is nothing here.", 404)

@@ -83,7 +83,7 @@ def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
 
 
 def policy(ancestors: Sequence[str], page: str) -> str:
-    """The content security policy of a page; the scripts that stand in it are known by their hashes."""
+    """Return the content security policy of a page; the scripts that stand in it are known by their hashes."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     rules = {
@@ -240,7 +240,7 @@ def announce(ours: Settings) -> None:
 
 
 def resident_bytes() -> float:
-    """The memory that this process holds; 0 where the system does not say it in Linux's way."""
+    """Return the memory that this process holds; 0 where the system does not say it in Linux's way."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:

@@ -118,7 +118,7 @@ def visitor() -> Visitor:
 
 
 def session_id() -> str:
-    """The id of this tab's session; empty where no page is being drawn."""
+    """Return the id of this tab's session; empty where no page is being drawn."""
     context = get_script_run_ctx()
     return "" if context is None else context.session_id
 

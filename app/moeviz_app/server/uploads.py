@@ -104,7 +104,7 @@ class Uploads:
 
 
 def kept_files() -> Mapping[str, int]:
-    """The bytes that Streamlit keeps of each tab's files."""
+    """Return the bytes that Streamlit keeps of each tab's files."""
     if not Runtime.exists():
         return {}
     files: Any = Runtime.instance().uploaded_file_mgr

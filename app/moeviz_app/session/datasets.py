@@ -41,7 +41,7 @@ class ShownDataset:
 
 
 def listed() -> dict[str, str]:
-    """The paths of datasets that this server was started with, by name."""
+    """Return the paths of datasets that this server was started with, by name."""
     found: dict[str, str] = {}
     for path in settings.SETTINGS.files:
         if not is_store(path) and is_dataset(path):  # a page is not to wait for a store
@@ -83,7 +83,7 @@ def open_path(typed: str) -> str:
 
 
 def named(name: str) -> ShownDataset:
-    """The dataset of that name. Raises `MissingField` for one that is not open here, and `MoevizError`
+    """Return the dataset of that name. Raises `MissingField` for one that is not open here, and `MoevizError`
     for one that cannot be read any more.
     """
     if (path := offered().get(name)) is None:

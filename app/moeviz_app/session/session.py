@@ -205,7 +205,7 @@ def pick_from_strip() -> None:
 
 
 def turn_page() -> None:
-    """Callback of the pages of a long trace: the chosen token is out of sight, and what was brushed does not hold."""
+    """Callback of the pages of a long trace: the chosen token is out of sight, and no stretch is marked."""
     visit().token = visit().brushed = None
     visit().overviews += 1
 

@@ -59,7 +59,7 @@ def remember(run: TrainingRun) -> str:
 
 
 def open_upload(data: bytes, name: str) -> None:
-    """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
+    """Keep the run of an uploaded `routing.jsonl`, and show it on Training. Raises what `read_upload` raises."""
     visit().opened_run = remember(read_upload(data, name))
 
 

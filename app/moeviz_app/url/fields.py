@@ -59,18 +59,18 @@ def read_fields(fields: tuple[Field, ...], query: Mapping[str, str]) -> None:
 
 
 def number(name: str, key: str | None = None) -> Field:
-    """A whole number, as a widget holds it."""
+    """Declare a whole number, as a widget holds it."""
     return Field(name, key or name, lambda value: None if value is None else str(value), number_in)
 
 
 def choice(name: str, key: str, addresses: Mapping[str, str], cleared: bool = False) -> Field:
-    """One of these choices, each by what it is called in an address."""
+    """Declare one of these choices, each by what it is called in an address."""
     choices = {address: choice for choice, address in addresses.items()}
     return Field(name, key, addresses.get, choices.get, cleared)
 
 
 def short_text(name: str, key: str, cleared: bool = False) -> Field:
-    """A word or a kind of text, as it was typed: the page checks what it means."""
+    """Declare a word or a kind of text, as it was typed: the page checks what it means."""
     return Field(name, key, lambda text: text or None, lambda text: text[:MOST_SEARCHED], cleared)
 
 

@@ -128,7 +128,7 @@ def asked_query() -> dict[str, str]:
 
 
 def for_the_address(query: dict[str, str]) -> dict[str, str]:
-    """A query as the browser's address may hold it: with what was typed, or with a key in its place."""
+    """Return a query as the browser's address may hold it: with what was typed, or with a key in its place."""
     return query if settings.SETTINGS.prompts_in_links else LINKS.hidden(query)
 
 

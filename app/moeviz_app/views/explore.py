@@ -104,7 +104,7 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelI
 
 
 def _box(chats: bool) -> PromptInput:
-    """The prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
+    """Return the prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
     ran, trace = run_on_screen(), session.shown_trace()
     if (before := visit().box_of) is not trace:
         fill_in = session.start_with if before is None else session.set_value  # at first, what a link brings stays
@@ -160,7 +160,7 @@ def _answer(options: RunRequest) -> None:
 
 
 def _with_text(options: RunRequest, text: str, chat: bool = False, system: str | None = None) -> RunRequest:
-    """The run of what the prompt box says."""
+    """Return the run of what the prompt box says."""
     return replace(options, prompt=text, chat=chat, system=system or None)
 
 
@@ -257,7 +257,7 @@ def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
 
 
 def _rows(trace: RoutingTrace) -> range:
-    """The tokens that go to the browser: all, or a stretch of a trace that is too large for it."""
+    """Return the tokens that go to the browser: all, or a stretch of a trace that is too large for it."""
     if trace.experts.size <= MOST_ASSIGNMENTS:
         return range(len(trace.tokens))
     choose_stretch(trace)

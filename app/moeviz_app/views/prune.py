@@ -121,7 +121,8 @@ def _show(name: str, curve: "PruningCurve") -> None:
     with st.container(border=True, key="answer"):
         for sentence in pruning_sentences(curve, criteria[0] if criteria else RANDOM):
             st.text(sentence)
-    note(f"Of each text the first {curve.tokens} tokens are read. “moeviz prune” reads them whole.")
+    whole = "“moeviz prune” reads them whole, and of chats with --segment the tokens of one segment."
+    note(f"Of each text the first {curve.tokens} tokens are read. {whole}")
     heading(COST)
     picture_and_words(COST, COST.measure(curve.losses))
     if not criteria:

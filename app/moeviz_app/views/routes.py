@@ -10,7 +10,7 @@ import streamlit as st
 from moeviz.charts.routes import GAINS, RANKS, ROUTES, STAKE, WELL, WHOSE
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_names import sample_of_texts
-from moeviz.metrics.paths import PathTable, path_table, similar_tokens, tokens_of_path
+from moeviz.metrics.paths import PathTable, path_table, shared_by_chance, similar_tokens, tokens_of_path
 from moeviz.metrics.routes import RouteRegret, blind_spots, route_sentences
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
@@ -85,7 +85,7 @@ def show_alike(trace: RoutingTrace) -> None:
         return
     text = visible(trace.tokens["text"].iloc[token])
     with place, explained():
-        st.text(f"These tokens of the held-out texts share most of the experts of “{text}”; {_chance(trace)}.")
+        st.text(f"These tokens of the held-out texts share most of the experts of “{text}”; {_chance(texts)}.")
         _tokens(similar_tokens(texts, token, ALIKE, of=trace))
 
 
@@ -200,10 +200,8 @@ def _alike(trace: RoutingTrace) -> None:
             _tokens(found)
 
 
-def _chance(trace: RoutingTrace) -> str:
-    model = trace.model
-    share = sum(min(model.top_k / count, 1) for count in model.num_experts) / len(model.num_experts)
-    return f"by chance a token shares {share:.0%}"
+def _chance(texts: RoutingTrace) -> str:
+    return f"two tokens of these texts drawn at random share {shared_by_chance(texts):.0%}"
 
 
 def _tokens(found: pd.DataFrame) -> None:

@@ -246,7 +246,7 @@ def alternative(chart: Chart) -> str:
 
 
 def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
-    """The layers and tokens of `trace` that `chart` draws, as the visitor chose them."""
+    """Return the layers and tokens of `trace` that `chart` draws, as the visitor chose them."""
     if chart.layers != "all":
         layers = session.chosen_layers(chart.layers)
         if len(layers) > len(trace.model.layers):

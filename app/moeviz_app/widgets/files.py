@@ -135,7 +135,7 @@ def downloads(trace: RoutingTrace) -> None:
 
 
 def file_stem(trace: Counted, words: bool = True) -> str:
-    """A file name without its suffix, from the model's name and the first words of the trace, which counts lack.
+    """Return a file name without its suffix, from the model's name and the first words of the trace, which counts lack.
 
     Names and words are a stranger's: only letters a to z, digits and hyphens are left of them.
     """

@@ -17,7 +17,7 @@ BEGINS_A_LINK = re.compile(r"(://|@|www)(?=[\w.-])", re.IGNORECASE)
 
 
 def escape_markdown(text: str) -> str:
-    """The text with every sign escaped that Markdown, or what Streamlit adds to it, could make something of.
+    """Return the text with every sign escaped that Markdown, or what Streamlit adds to it, could make something of.
 
     >>> escape_markdown("![x](a.b) :red[c]")
     '\\\\!\\\\[x\\\\]\\\\(a\\\\.b\\\\) \\\\:red\\\\[c\\\\]'

@@ -150,7 +150,7 @@ KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
 
 
 def offered(parts: bool = True) -> dict[str, RoutingTrace]:
-    """The recent traces, and with `parts` of those with generated tokens the two parts too."""
+    """Return the recent traces, and with `parts` of those with generated tokens the two parts too."""
     return offered_of(recent.traces(), parts)
 
 
@@ -186,7 +186,7 @@ def choose(one: RoutingTrace, other: RoutingTrace, third: RoutingTrace | None = 
 
 
 def chosen(of: dict[str, RoutingTrace]) -> Pair:
-    """The two that the visitor chooses: at first the two newest, or the two parts of the only one."""
+    """Return the two that the visitor chooses: at first the two newest, or the two parts of the only one."""
     one, other, _ = _chosen(of, KEYS[:2])
     return one, other
 

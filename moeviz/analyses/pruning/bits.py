@@ -66,7 +66,7 @@ class BitsStudy:
     segment: str | None = None  # of the chats: only its tokens calibrated and judged
 
     def plan(self, rule: str = KL) -> Bits:
-        """The bits of each unit by a rule: by layer and expert, or by layer and -1."""
+        """Return the bits of each unit by a rule: by layer and expert, or by layer and -1."""
         return plan_of_bits(self.units, rule, self.bits, self.budget, self.seed)
 
 

@@ -114,7 +114,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, name: str, revision: str | None = None) -> "Checkpoint":
-        """The files of a model by the names of `moeviz.load_model`; of one on the hub, as they lie in its cache.
+        """Return the files of a model by the names of `moeviz.load_model`; of one on the hub, as they lie in its cache.
 
         Raises `ModelNotFound` if they are not here or damaged, and `CaptureError` for other families, quantised
         weights and adapters.
@@ -283,7 +283,7 @@ class Checkpoint:
 
 
 def check_target(target: Path | str) -> Path:
-    """The folder to write, as a path. Raises `CaptureError` if it is there, or what it is to lie in is not."""
+    """Return the folder to write, as a path. Raises `CaptureError` if it is there, or what it is to lie in is not."""
     if why := why_no_file(str(target)):
         raise CaptureError(f"No folder can be called {quoted(target)}: the name {why}.")
     path = Path(target).absolute()

@@ -38,7 +38,7 @@ def _about(texts: Texts) -> dict[str, Any]:
 
 
 def ranking(curve: PruningCurve, criterion: str, form: str, cut: int | None = None) -> str:
-    """The experts of each layer as a file's text, in one of `FORMS`.
+    """Return the experts of each layer as a file's text, in one of `FORMS`.
 
     moeviz          JSON lines: what the ranking rests on (`evidence`), then for each layer its experts, the most needed
                     first, and their scores.

@@ -52,7 +52,7 @@ class PruningCurve:
     segment: str | None = None  # of the chats: only its tokens chose and judged
 
     def order(self, criterion: str) -> Order:
-        """The experts of each layer in the order in which the criterion cuts them."""
+        """Return the experts of each layer in the order in which the criterion cuts them."""
         return cut_order(self.scores, criterion, self.limits, self.seed)
 
     def cut(self, criterion: str, count: int) -> dict[int, tuple[int, ...]]:

@@ -120,7 +120,7 @@ def add_up(outputs: np.ndarray, weights: np.ndarray, whole: np.ndarray) -> bool:
 def outputs_of(
     experts: np.ndarray, weights: np.ndarray, given: Sequence[np.ndarray], figures: Sequence[np.ndarray], stream: bool
 ) -> ExpertOutputs:
-    """The outputs of a trace's slots.
+    """Return the outputs of a trace's slots.
 
     experts  (L, T, K), and weights (L, T, K): the trace's own.
     given    of each layer (T, K): whose figures (T, K, FIGURES) are in which slot.

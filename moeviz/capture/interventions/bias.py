@@ -52,7 +52,7 @@ class Bias:
                     )
 
     def change(self, decision: Decision) -> Choice:
-        """The best experts by the biased scores."""
+        """Return the best experts by the biased scores."""
         amounts = self._at(decision.layer)
         if not amounts:
             return decision.weights, decision.experts

@@ -46,7 +46,7 @@ def layer_pairs(one: DecidedRouting, other: DecidedRouting) -> Iterator[tuple[in
 
 
 def weights_by_expert(routing: LayerRouting, num_experts: int) -> np.ndarray:
-    """The weight of every expert for every token, (T, E) float32: 0 where it was not chosen."""
+    """Return the weight of every expert for every token, (T, E) float32: 0 where it was not chosen."""
     table = np.zeros((len(routing.experts), num_experts), np.float32)
     weights = np.where(routing.experts < 0, 0, routing.weights)
     np.add.at(table, (np.arange(len(table))[:, None], routing.experts.clip(min=0)), weights)
@@ -160,7 +160,7 @@ def is_whole(number: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value in a sentence: numpy's numbers as plain ones."""
+    """Return a value in a sentence: numpy's numbers as plain ones."""
     return str(value) if is_whole(value) else repr(value)
 
 
@@ -242,7 +242,7 @@ def experts_from_words(words: Sequence[str]) -> Experts:
 
 
 def experts_of_layer(experts: Mapping[Any, Any], layer: int) -> list[int]:
-    """The ids that are named for a layer, each once and in order."""
+    """Return the ids that are named for a layer, each once and in order."""
     return sorted({int(expert) for expert in experts.get(layer, ())})
 
 

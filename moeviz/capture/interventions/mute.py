@@ -58,7 +58,7 @@ class Mute:
             raise _too_few(layer, limits, muted, f"at most {limits.left(muted)} are left in them")
 
     def change(self, decision: Decision) -> Choice:
-        """The next best experts, or the same without the muted ones."""
+        """Return the next best experts, or the same without the muted ones."""
         muted = experts_of_layer(self.experts, decision.layer)
         if not muted:
             return decision.weights, decision.experts

@@ -63,7 +63,7 @@ class Replay:
             )
 
     def change(self, decision: Decision) -> Choice:
-        """The trace's choice; in the router's own order of slots where both chose the same."""
+        """Return the trace's choice; in the router's own order of slots where both chose the same."""
         experts = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
         if self.live_weights:
             rows, chosen = decision.kept.nonzero(), decision.experts.new_tensor(experts)

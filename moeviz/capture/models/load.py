@@ -84,7 +84,7 @@ class LoadedModel:
         return context_length(self.model.config)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` as a prompt, including special tokens."""
+        """Count the tokens of `text` as a prompt, including special tokens."""
         return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 

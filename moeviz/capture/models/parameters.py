@@ -153,7 +153,7 @@ def class_of(config: PreTrainedConfig) -> type[Any]:
 
 
 def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:
-    """The model that `config` describes, on the meta device: every shape, no memory.
+    """Return the model that `config` describes, on the meta device: every shape, no memory.
 
     Raises `CaptureError`, with the model's `name`, for a config that makes no sense or that is of no such model.
     """

@@ -111,7 +111,7 @@ class OutputRecord:
     def at(
         self, where: np.ndarray, order: Sequence[int], experts: np.ndarray, weights: np.ndarray, read: Sequence[Tensor]
     ) -> ExpertOutputs:
-        """The figures of a trace's slots, from all rows that were read.
+        """Return the figures of a trace's slots, from all rows that were read.
 
         where    (T,) places of its tokens among the rows of all forwards.
         order    indices of routers, in the order in which a forward calls them: the L layers of the trace.

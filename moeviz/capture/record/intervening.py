@@ -30,7 +30,7 @@ WrittenAnswers = dict[int, tuple[Tensor, Tensor] | None]  # by thread: ids and w
 
 
 def probe_routers(run: ModelInput, site: str | None = None) -> tuple[ProbedRouter, ...]:
-    """The routers of a model, and which of them can choose again: checked on a forward."""
+    """Return the routers of a model, and which of them can choose again: checked on a forward."""
     check_can_change(run)
     with exclusive(run.model), eager_mode(run.model):
         return probe_once(run.model, site).routers

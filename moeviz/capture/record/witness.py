@@ -124,7 +124,7 @@ def _masks(experts: nn.Module, calls: Calls) -> list:
 
 
 def _listed(block: nn.Module, experts: nn.ModuleList, calls: Calls) -> list:
-    """A list of experts, each of which is given its rows of what the block reads; the rows are found again."""
+    """Find the rows of what the block reads that each expert of a list was given."""
     met: dict[str, Tensor] = {}
 
     def note(_block: nn.Module, given: tuple, named: dict) -> None:

@@ -82,7 +82,7 @@ class Router:
 
     @property
     def writer(self) -> Writer | None:
-        """Function that puts another decision in the router's answer; None if there is not any."""
+        """Return the function that puts another decision in the router's answer; None if there is none."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 

@@ -81,14 +81,14 @@ def _into_order_of_experts(router: nn.Module, answer: tuple, weights: Tensor, ex
 
 
 def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """A mask of the expert that took the token, empty where it was full."""
+    """Return a mask of the expert that took the token, empty where it was full."""
     mask, weights, logits = answer
     dropped = mask.sum(-1, keepdim=True) == 0
     return logits, weights.masked_fill(dropped, 0), mask.argmax(-1, keepdim=True).masked_fill(dropped, NO_EXPERT)
 
 
 def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The weights of all experts: 0 where one was not chosen, was full, or has a weight that was rounded to 0.
+    """Return the weights of all experts: 0 where one was not chosen, was full, or has a weight that was rounded to 0.
 
     The answer does not show which of these it is. What adds nothing is recorded as dropped, and the trace warns of it.
     """
@@ -98,7 +98,7 @@ def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answ
 
 
 def _with_a_class_for_skipping(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """A token that skips the experts answers with expert 0 and weight 0; its class is the last one.
+    """Return the class of each token too: one that skips the experts has expert 0, weight 0 and the last class.
 
     So does one that its bias sends to expert 0 while the probability of 0 is rounded to 0: the choice distinguishes
     them.
@@ -121,7 +121,7 @@ def _with_expert_0_for_skipping(router: nn.Module, answer: tuple, weights: Tenso
 
 
 def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The block answers with only the scores of two sets of keys; the best pairs of keys are its experts."""
+    """Return the experts of a block that answers with the scores of two sets of keys: the best pairs of these."""
     scores, places = answer[1].topk(block.num_keys, dim=-1)
     pairs = (scores[0].unsqueeze(-1) + scores[1].unsqueeze(-2)).flatten(-2)
     experts_of_pairs = (places[0].unsqueeze(-1) * block.num_keys + places[1].unsqueeze(-2)).flatten(-2)

@@ -74,9 +74,14 @@ class ModelInput:
         """
         if segment is None:
             return np.ones(self.batch.input_ids.shape[1], bool)
-        if not self.segments or self.segments[0] is None:
+        if not self.segment_names:
             raise MissingField(f"Nobody knows which tokens of a text are of the segment {quoted(segment)}. Give chats.")
-        return np.array([name == segment for name in self.segments[0].names])
+        return np.array([name == segment for name in self.segment_names])
+
+    @property
+    def segment_names(self) -> tuple[str, ...]:
+        """The segment of each token of the first prompt; none if nobody knows."""
+        return self.segments[0].names if self.segments and self.segments[0] is not None else ()
 
 
 def prepare(

@@ -58,7 +58,7 @@ def write_dataset(
 
 
 def trace_of(dataset: Dataset, max_bytes: int = MAX_BYTES) -> RoutingTrace:
-    """A dataset as one trace, without logits. Each stretch of a text is a sequence.
+    """Return a dataset as one trace, without logits. Each stretch of a text is a sequence.
 
     Raises `InvalidTrace` if it would take more than `max_bytes` of memory: its metrics need no trace.
     """

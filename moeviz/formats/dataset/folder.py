@@ -39,7 +39,7 @@ class DatasetFolder:
         return self.storage.has(shard)
 
     def writer(self, shard: int, **how: Any) -> ShardWriter:
-        """The writer of a shard."""
+        """Return the writer of a shard."""
         return ShardWriter(self.storage, shard, self.model, self.kept, **how)
 
     def sweep(self) -> None:

@@ -46,17 +46,17 @@ class Kept:
 
 
 def name_of(shard: int) -> str:
-    """The folder of a shard."""
+    """Return the folder of a shard."""
     return f"shard-{shard:06}"
 
 
 def experts_column(layer: int) -> str:
-    """The column of a layer's expert ids."""
+    """Return the column of a layer's expert ids."""
     return f"experts_{layer:03}"
 
 
 def weights_column(layer: int) -> str:
-    """The column of a layer's weights."""
+    """Return the column of a layer's weights."""
     return f"weights_{layer:03}"
 
 
@@ -71,7 +71,7 @@ def packed_ids(experts: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
 
 
 def unpacked_ids(stored: np.ndarray) -> np.ndarray:
-    """The way back, to int16."""
+    """Return the way back, to int16."""
     size = int(np.iinfo(stored.dtype).max) + 1
     wide = stored.astype(np.int32)
     return np.where(wide >= size + NOT_RECORDED, wide - size, wide).astype(np.int16)
@@ -84,7 +84,7 @@ def stored_values(kind: np.dtype[Any]) -> tuple[int, int]:
 
 
 def schema(model: ModelInfo, kept: Kept) -> pa.Schema:
-    """The columns of `tokens.parquet`, none of them with nulls."""
+    """Return the columns of `tokens.parquet`, none of them with nulls."""
     fields = [("text", pa.int64()), ("stretch", pa.int32()), ("position", pa.int32()), ("generated", pa.bool_())]
     fields += [("label", pa.dictionary(pa.int32(), pa.string()))] if kept.labels else []
     fields += [("token_id", pa.int32()), ("token", pa.string())] if kept.text else []
@@ -108,7 +108,7 @@ def how_written(names: list[str]) -> dict[str, Any]:
 
 
 def footer_digest(path: Place) -> str:
-    """The sha256 of a Parquet file's last part, which says where everything is; pages have sums of their own."""
+    """Return the sha256 of a Parquet file's last part, which says where everything is; pages have sums of their own."""
     with path.open("rb") as file:
         size = file.seek(-8, SEEK_END) + 8
         length = min(int.from_bytes(file.read(4), "little") + 8, size)
@@ -117,7 +117,7 @@ def footer_digest(path: Place) -> str:
 
 
 def facts_json(model: ModelInfo, kept: Kept) -> dict[str, Any]:
-    """The facts that plan and manifest share."""
+    """Return the facts that plan and manifest share."""
     return {"format": FORMAT, "model": asdict(model), "kept": asdict(kept)}
 
 

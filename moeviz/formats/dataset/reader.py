@@ -86,7 +86,7 @@ class Dataset:
         return replace(self, shards=rest, left_out=(*self.left_out, *gone))
 
     def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, Columns]]:
-        """A small table of each shard in turn, as columns, checked against its sha256 and against the model."""
+        """Yield a small table of each shard in turn, as columns, checked against its sha256 and against the model."""
         for shard in self.shards:
             yield shard, _name_shard(shard, partial(_read_table, self, shard, name, layers))
 
@@ -104,7 +104,7 @@ class Dataset:
                     yield shard, group, self.group(shard, file, group, columns)
 
     def file(self, shard: Shard) -> parquet.ParquetFile:
-        """The rows of a shard; every page is checked when it is read."""
+        """Return the rows of a shard; every page is checked when it is read."""
         path = shard.path / TOKENS
         if footer_digest(path) != shard.files[TOKENS].get("footer"):
             raise ValueError(f"{TOKENS} is not what was written")
@@ -223,7 +223,7 @@ class Dataset:
         return found
 
     def labels(self) -> list[str]:
-        """The labels of the texts, in the order in which they first appear."""
+        """Return the labels of the texts, in the order in which they first appear."""
         found: dict[str, None] = {}
         for _, table in self.table("locality"):
             found |= dict.fromkeys(table["label"].tolist())

@@ -50,7 +50,7 @@ class S3Path:
     exists = is_file
 
     def files(self) -> dict[str, int]:
-        """The bytes of every object below, by its name from here on."""
+        """Return the size of every object below, by its name from here on."""
         from pyarrow.fs import FileSelector
 
         with asking(self) as store:
@@ -58,7 +58,7 @@ class S3Path:
         return {one.path.removeprefix(f"{self.key}/"): one.size for one in found if one.is_file}
 
     def open(self, mode: str = "rb") -> Any:
-        """A file that can be read and sought in; only what is read is fetched. Raises `FileNotFoundError`."""
+        """Return a file that can be read and sought in; only what is read is fetched. Raises `FileNotFoundError`."""
         with asking(self) as store:
             return store.open_input_file(self.key)
 
@@ -88,7 +88,7 @@ def is_store(name: object) -> bool:
 
 
 def place_of(name: str | Place) -> Place:
-    """The folder, or the place in a store, of that name. Raises `MoevizError` for a malformed address."""
+    """Return the folder, or the place in a store, of that name. Raises `MoevizError` for a malformed address."""
     if isinstance(name, S3Path):
         return name
     if not is_store(name):

@@ -66,7 +66,7 @@ class LocalStorage:
         write_file(self.path / name, content)
 
     def scratch(self, shard: int) -> Path:
-        """A folder to write a shard in."""
+        """Return a folder to write a shard in."""
         part = self.path / f".{name_of(shard)}.{uuid.uuid4().hex}"
         part.mkdir()
         return part
@@ -120,7 +120,7 @@ class ObjectStorage:
         (self.path / name).write_bytes(content.encode())
 
     def scratch(self, shard: int) -> Path:
-        """A folder on this machine to write a shard in."""
+        """Return a folder on this machine to write a shard in."""
         return Path(tempfile.mkdtemp(prefix=f"moeviz-{name_of(shard)}-"))
 
     def publish(self, part: Path, shard: int) -> bool:
@@ -145,7 +145,7 @@ def storage_of(path: Place) -> LocalStorage | ObjectStorage:
 
 
 def sizes_in(path: Place) -> dict[str, int]:
-    """The bytes of every file of a shard that is there, as `shard-000000/load.parquet`."""
+    """Return the bytes of every file of a shard that is there, as `shard-000000/load.parquet`."""
     if isinstance(path, S3Path):
         return {name: size for name, size in path.files().items() if name.startswith("shard-")}
     shards = (place for place in path.glob("shard-*") if place.is_dir())

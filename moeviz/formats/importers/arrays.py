@@ -56,7 +56,7 @@ def from_npy(data: bytes) -> np.ndarray:
 
 
 def from_base64(text: Any) -> bytes:
-    """The bytes that a text stands for. Raises `InvalidTrace`."""
+    """Return the bytes that a text stands for. Raises `InvalidTrace`."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
@@ -78,7 +78,7 @@ def whole(values: Any, dimensions: int, what: str = "The expert ids") -> np.ndar
 
 
 def from_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """The tensors of a safetensors file, each read where its header says. Raises `InvalidTrace`."""
+    """Return the tensors of a safetensors file, each read where its header says. Raises `InvalidTrace`."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 10 or length > min(len(data) - 8, MAX_HEADER):
         raise InvalidTrace("The header of the safetensors file is longer than the file. Save it again.")

@@ -175,7 +175,7 @@ def _model(
 
 
 def name_of(stated: Any, file: str) -> str:
-    """The model's name, if the file has one that is not a path of its maker; else the file's."""
+    """Return the model's name, if the file has one that is not a path of its maker; else the file's."""
     if isinstance(stated, str) and stated and is_text(stated) and not stated.startswith(("/", "~", ".")):
         return stated[:200]
     return "from " + PurePath(file).name[:200].encode(errors="replace").decode()
@@ -257,7 +257,7 @@ def response_routing(
 
 
 def choices(body: Any) -> list[dict[str, Any]]:
-    """The choices of a completion; none of anything else."""
+    """Return the choices of a completion; none of anything else."""
     found = body.get("choices") if isinstance(body, dict) else None
     return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
 

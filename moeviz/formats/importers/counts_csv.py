@@ -27,7 +27,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> ExpertCounts:
-    """The counts, by label or step where the table has them."""
+    """Return the counts, by label or step where the table has them."""
     table = read_csv(source.data.removeprefix(b"\xef\xbb\xbf"), source)
     table = table.rename(columns=lambda name: OF_SGLANG.get(name.strip(), name.strip()))
     layer, expert, count = integer_columns(table, "layer", "expert", "count")

@@ -55,7 +55,7 @@ def _has_answer(row: Any) -> bool:
 
 
 def read_choice(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) -> SequenceRouting:
-    """The routing of one choice, with its tokens where the response has them. Raises `InvalidTrace`."""
+    """Return the routing of one choice, with its tokens where the response has them. Raises `InvalidTrace`."""
     got = choice.get("routed_experts")
     if before := body.get("prompt_routed_experts"):
         got = before + (got or [])

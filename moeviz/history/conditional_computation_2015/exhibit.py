@@ -19,7 +19,7 @@ DRAWN_BLOCKS = "shown above"
 
 
 def blocks_by_digit(result: Conditional) -> pd.DataFrame:
-    """The probability of each block being on for each kind of digit.
+    """Return the probability of each block being on for each kind of digit.
 
     `probability` is the mean of σ over the test digits of that kind. The blocks of a kind do not sum to 1 but to the
     average number of blocks that it has on. `target` is τ, what all would be if the policy ignored the digit.

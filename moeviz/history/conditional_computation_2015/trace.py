@@ -10,7 +10,7 @@ DRAWN = "Which blocks are on was drawn once, as in training: another draw with t
 
 
 def trace_of(result: Conditional) -> RoutingTrace:
-    """The blocks of a gated network that each test digit switched on, as a trace.
+    """Return the blocks of a gated network that each test digit switched on, as a trace.
 
     A token is one of the 1,000 test digits, each a sequence of its own: `text` is the digit and, if the network got it
     wrong, its answer; `label` is the digit. An expert is a block. Gates are independent, so a digit has any number

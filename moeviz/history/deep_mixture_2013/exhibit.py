@@ -22,7 +22,7 @@ FACTORS = ("where", "what")
 
 
 def with_and_without(result: DeepMixture) -> dict[bool, DeepMixture]:
-    """A run with the constraint and one without it: this one, and its counterpart among those that ship.
+    """Return a run with the constraint and one without it: this one, and its counterpart among those that ship.
 
     With the default settings, they differ only in the constraint.
     """
@@ -31,7 +31,7 @@ def with_and_without(result: DeepMixture) -> dict[bool, DeepMixture]:
 
 
 def gate_by_factor(result: DeepMixture) -> pd.DataFrame:
-    """The mean gate of every expert for digits at one place, and for digits of one kind: figure 2 of the paper.
+    """Return the mean gate of every expert for digits at one place, and for digits of one kind: figure 2 of the paper.
 
     Averaged over all test digits at all 81 positions, so that every position has the same digits and every digit the
     same positions. For one position, or one digit, the gates of a layer's experts sum to 1.
@@ -52,7 +52,7 @@ def gate_by_factor(result: DeepMixture) -> pd.DataFrame:
 
 
 def factor_information(result: DeepMixture) -> pd.DataFrame:
-    """The information that each layer's gates give about where a digit is, and what it is, from 0 to 1.
+    """Return the information that each layer's gates give about where a digit is, and what it is, from 0 to 1.
 
     Draw a test digit, a position for it, and then an expert with the probabilities that the gate gives. `information`
     is the mutual information of the expert and the factor (the 81 positions, or the 10 digits): the entropy of the mean
@@ -75,12 +75,12 @@ def factor_information(result: DeepMixture) -> pd.DataFrame:
 
 
 def shares(result: DeepMixture) -> Float64[np.ndarray, "L E"]:
-    """Each expert's share of its layer after training: the mean gate over all test digits at all positions."""
+    """Return each expert's share of its layer after training: the mean gate over all test digits at all positions."""
     return _means(result)["where"].mean(axis=1)
 
 
 def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
-    """The division of work among each layer's experts: the mean gate over the training digits of each epoch.
+    """Return the division of work among each layer's experts: the mean gate over the training digits of each epoch.
 
     `lead` is how far an expert's running total is ahead of the mean of its layer at the end of the epoch, which is what
     the constraint limits: the sum of its gate over all samples so far, minus that mean.

@@ -160,7 +160,7 @@ def train(
 
 
 def balanced(logits: Float[Tensor, "N E"], totals: Float[Tensor, " E"], margin: float) -> Float[Tensor, "N E"]:
-    """The gate under the constraint: an expert ahead of the others is left out until they have caught up.
+    """Return the gate under the constraint: an expert ahead of the others is left out until they have caught up.
 
     With the running total Gᵢ of expert i over all samples so far, gᵢ = 0 where Gᵢ − mean(G) > m, and what is left is
     scaled to sum to 1. That is a softmax over the experts that are left, which stays a number also where their gates
@@ -171,7 +171,7 @@ def balanced(logits: Float[Tensor, "N E"], totals: Float[Tensor, " E"], margin: 
 
 
 def start(experts: int, chance: torch.Generator) -> DeepMixtureNetwork:
-    """A network before training: weights and biases uniform in ±1/√inputs."""
+    """Return a network before training: weights and biases uniform in ±1/√inputs."""
     width, layers = SIDE**2, []
     for units, gate_units in zip(EXPERT_UNITS, GATE_UNITS, strict=True):
         sizes = ((width, experts * units), (width, gate_units), (gate_units, experts))

@@ -40,7 +40,7 @@ class Sizes:
         return replace(self, hidden=self.top_k * self.hidden, experts=1, top_k=1)
 
     def as_large(self) -> "Sizes":
-        """The network of as many parameters that uses them all: every expert is on for every word."""
+        """Return the network of as many parameters that uses them all: every expert is on for every word."""
         return replace(self, top_k=self.experts)
 
 
@@ -129,7 +129,7 @@ class DecoderLayer(nn.Module):
         self.attention, self.mixture = Attention(sizes), MixtureBlock(sizes)
 
     def forward(self, x: Float[Tensor, "N P D"]) -> tuple[Float[Tensor, "N P D"], TopKChoice | None]:
-        """The sum, and what the router decided."""
+        """Return the sum of the experts' answers, and what the router decided."""
         x = x + self.attention(self.attention_norm(x))
         y, choice = self.mixture(self.mixture_norm(x).flatten(0, 1))
         return x + y.view_as(x), choice
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(sizes.width, NORM_EPSILON)
 
     def forward(self, words: Int[Tensor, "N P"]) -> tuple[Float[Tensor, "N P V"], list[TopKChoice]]:
-        """The logits, and what the router of each layer decided: nothing in a dense network."""
+        """Return the logits, and what the router of each layer decided: nothing in a dense network."""
         x, choices = F.embedding(words, self.embedding), []
         for layer in self.layers:
             x, choice = layer(x)
@@ -154,13 +154,13 @@ class Decoder(nn.Module):
 
 
 def unfilled(sizes: Sizes) -> Decoder:
-    """A decoder of these sizes with every shape and no memory."""
+    """Return a decoder of these sizes with every shape and no memory."""
     with torch.device("meta"):
         return Decoder(sizes)
 
 
 def at_random(sizes: Sizes, generator: torch.Generator) -> Decoder:
-    """A decoder to train: matrices are drawn from `generator`, norms are 1."""
+    """Return a decoder to train: matrices are drawn from `generator`, norms are 1."""
     decoder = unfilled(sizes).to_empty(device="cpu")
     with torch.no_grad():
         for parameter in decoder.parameters():

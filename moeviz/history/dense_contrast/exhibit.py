@@ -58,7 +58,7 @@ def shipped_sweep() -> pd.DataFrame:
 
 
 def perplexity_by_step(result: DecoderRun, runs: pd.DataFrame) -> pd.DataFrame:
-    """The perplexity of the next held-out word during training: one run, and a sweep over all kinds.
+    """Return the perplexity of the next held-out word during training: one run, and a sweep over all kinds.
 
     Perplexity is e to the power of the mean loss in nats over all held-out words, each given those before it in its
     sequence of 48; lower is better. Step 0, before training, is left out.
@@ -141,7 +141,7 @@ def _sizes(base: alt.Chart) -> list[alt.Chart]:
 
 
 def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """One line per run, in the colour of its kind. Columns: those of `perplexity_by_step`."""
+    """Return one line per run, in the colour of its kind. Columns: those of `perplexity_by_step`."""
     base = alt.Chart(frame).encode(
         x=alt.X("step:Q", title="training step", axis=alt.Axis(format=",d", tickCount=6)),
         y=alt.Y(
@@ -162,7 +162,7 @@ def perplexity_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
-    """A point a run, a line through the means of the mixtures, and a rule at the dense model's mean.
+    """Draw one point per run, a line through the means of the mixtures, and a rule at the dense model's mean.
 
     Columns: those of `loss_by_parameters`.
     """

@@ -91,7 +91,7 @@ def train(
 
 
 def sizes_of(experts: int = 8, top_k: int = 2, kind: str = "sparse") -> Sizes:
-    """The sizes of the decoder that is trained; with the defaults, a Mixtral in small. Raises `MoevizError`."""
+    """Return the sizes of the decoder that is trained; with the defaults, a Mixtral in small. Raises `MoevizError`."""
     if kind not in KINDS:
         raise MoevizError(f"Got the kind {kind!r}. Choose one of {', '.join(KINDS)}.")
     if not (2 <= experts <= MOST_EXPERTS and 1 <= top_k <= experts):

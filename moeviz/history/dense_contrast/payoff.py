@@ -11,7 +11,7 @@ TABLE = Path(__file__).with_name("payoff.csv")
 
 
 def payoff_runs() -> pd.DataFrame:
-    """The runs that ship, a row a model.
+    """Return the runs that ship, a row a model.
 
     Columns: experts int64 (1 is the dense model) · seed int64 · tokens int64 (read in training) · parameters, active
     int64 (in all, and at work for a token; routers aside) · nats float64 (held-out loss of a token, mean over 15

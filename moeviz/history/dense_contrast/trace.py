@@ -11,7 +11,7 @@ from moeviz.routing_trace import RoutingTrace, token_frame
 
 
 def trace_of(result: DecoderRun) -> RoutingTrace:
-    """The experts to which the two layers of a tiny Mixtral sent each of 768 held-out words, as a trace.
+    """Return the experts to which the two layers of a tiny Mixtral sent each of 768 held-out words, as a trace.
 
     A token is a word, `text`, in sequences of 48. Weights are a softmax over only the logits of the chosen experts, so
     they sum to 1; with all experts on there are as many slots as experts, and every load is the same. The model's

@@ -34,7 +34,7 @@ SEEDS = range(20)  # as many as the full check has
 
 
 def shipped_error_by_shape() -> pd.DataFrame:
-    """The error of each shape of gates by passes over points that need two cuts, fitted in both ways.
+    """Return the error of each shape of gates by passes over points that need two cuts, fitted in both ways.
 
     One row per way, shape and pass, at about equal ratios. Columns: way, shape str · passes int64 · squared_error,
     lower, upper float64 (average squared error on the training points: median, and quartiles of the seeds) · seeds
@@ -96,7 +96,7 @@ def _square() -> Hierarchy:
 
 
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
-    """A line per shape of gates and way of fitting it, with the quartiles. Columns: of `shipped_error_by_shape`."""
+    """Draw a line per shape of gates and way of fitting, with quartiles. Columns: of `shipped_error_by_shape`."""
     above, below = ({"orient": orient, "labelLimit": 280, "columns": 1} for orient in ("top", "bottom"))
     stroke = {"symbolType": "stroke", "symbolStrokeColor": theme.NOTE, "symbolSize": 300}
     base = alt.Chart(frame).encode(
@@ -131,12 +131,12 @@ def _error(field: str) -> alt.Y:
 
 
 def square_plane(frame: pd.DataFrame) -> alt.LayerChart:
-    """The square that needs two cuts, divided by a tree. Columns: those of `square_lines`."""
+    """Return the square that needs two cuts, divided by a tree. Columns: those of `square_lines`."""
     return formant_plane(frame, ("to the right of the middle", "above the middle"), "answer wanted")
 
 
 def tree_plane(frame: pd.DataFrame) -> alt.LayerChart:
-    """The plane of 1991, divided by a tree. Columns: those of `tree_lines`."""
+    """Return the plane of 1991, divided by a tree. Columns: those of `tree_lines`."""
     return formant_plane(frame)
 
 

@@ -150,7 +150,7 @@ def log_likelihood(tree: Tree, inputs: Float64[np.ndarray, "N D"], desired: Floa
 
 
 def one_pass(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
-    """The maximisation step, equations 10 to 12: seven fits, each with its own responsibility for each case."""
+    """Take the maximisation step, equations 10 to 12: seven fits, each with its own responsibility for each case."""
     share = responsibilities(tree, inputs, desired).reshape(len(inputs), BRANCHES, -1)
     branch, everyone = share.sum(axis=2), np.ones(len(inputs))
     gates = [
@@ -163,7 +163,7 @@ def one_pass(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> Tree:
 
 
 def at_random(dimensions: int, seed: int) -> Tree:
-    """A tree before training."""
+    """Return a tree before training."""
     rng = np.random.default_rng(seed)
     shapes = ((dimensions,), (BRANCHES, dimensions), (LEAVES, dimensions))
     return Tree(*(rng.uniform(-START, START, shape) for shape in shapes))

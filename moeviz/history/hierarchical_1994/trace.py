@@ -11,7 +11,7 @@ LEVELS = (0, 1)  # the root, whose branches are its "experts"; the leaves
 
 
 def trace_of(result: Hierarchy, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
-    """The division of vowels by a trained tree: at level 0 between two branches, at level 1 among four experts.
+    """Return the division of vowels by a trained tree: at level 0 between two branches, at level 1 among four experts.
 
     A token is one sample: `text` is "[i] speaker 12" and `label` the vowel. Gates are soft, so every sample goes
     everywhere; weights are probabilities, at level 1 the product along the way, and sum to 1 at each level. Logits are

@@ -20,7 +20,7 @@ TEXT = words_beside(__file__)
 
 
 def slowest(result: HMMMixture, data: Utterances) -> int:
-    """The utterance that takes most frames to come to its last expert; the first of several."""
+    """Return the utterance that takes most frames to come to its last expert; the first of several."""
     return int(settled_after(result.logits(data).argmax(axis=-1)).argmax())
 
 
@@ -36,7 +36,7 @@ def first_right(result: HMMMixture, data: Utterances) -> int:
 
 
 def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.DataFrame:
-    """The gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
+    """Return the gate after each frame of one utterance: gₖ = softmaxₖ(log πₖ + log p(o₁ … oₜ | λₖ)).
 
     Before the first frame, the gate is the prior πₖ. Each expert is matched to the speaker of most
     of its training utterances, one expert per speaker; experts trained by speaker belong to that one.
@@ -94,7 +94,7 @@ TABLE = Path(__file__).with_name("sweep.csv")
 
 
 def shipped_accuracies() -> pd.DataFrame:
-    """The accuracy of soft and hard EM at finding Smyth's two models, from either start, data set by data set.
+    """Return the accuracy of soft and hard EM at finding Smyth's two models, from either start, data set by data set.
 
     Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
 

@@ -108,7 +108,7 @@ def responsibilities(joint: Float64[np.ndarray, "N K"], assignment: str) -> Floa
 
 
 def step(experts: HiddenMarkovModels, data: PaddedSequences, assignment: str) -> tuple[HiddenMarkovModels, float]:
-    """One step of EM: who is responsible for which sequence, and each expert refitted to its own.
+    """Take one step of EM: who is responsible for which sequence, and each expert refitted to its own.
 
     Returns the new experts, and what the old ones had of the objective: log Σₖ πₖ p(O | λₖ) of all sequences, and the
     logarithm of the prior that the SEEN_ counts amount to. Soft EM never lowers it; a variance at its floor is the

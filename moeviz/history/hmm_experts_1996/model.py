@@ -204,7 +204,7 @@ ITERATIONS = 20  # of Baum-Welch for each
 
 
 def one_each(data: Utterances, experts: int, states: int, seed: int, watch: Watch) -> HiddenMarkovModels:
-    """An expert for each speaker, all equally likely beforehand.
+    """Return an expert for each speaker, all equally likely beforehand.
 
     `watch` is called before each speaker. Raises `MoevizError` if hmmlearn is missing, or `experts` is not 9.
     """

@@ -13,7 +13,7 @@ ENDED = "An utterance has no expert after its last frame, and its logits there a
 def trace_of(
     result: HMMMixture, data: Utterances | None = None, slots: int | None = None, ends: bool = False
 ) -> RoutingTrace:
-    """The division of utterances by the gate of a mixture of hidden Markov models, after every frame.
+    """Return the division of utterances by the gate of a mixture of hidden Markov models, after every frame.
 
     A token is one utterance, a sequence of its own: `text` is "utterance 12 of speaker 3" and `label` the speaker. A
     layer is the number of frames so far, from 1. Utterances differ in length: after its last frame an utterance

@@ -66,7 +66,7 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
 
 
 def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
-    """The average squared error on the training speakers by epoch: of the mixture, and of a network to compare.
+    """Return the average squared error on the training speakers by epoch: of the mixture, and of a network to compare.
 
     The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
 
@@ -96,7 +96,7 @@ def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.nd
 
 
 def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
-    """Two falling curves, and the error at which both stop. Columns: those of `error_by_epoch`."""
+    """Return two falling curves, and the error at which both stop. Columns: those of `error_by_epoch`."""
     curves = theme.lines(
         frame,
         {"strokeWidth": 3},

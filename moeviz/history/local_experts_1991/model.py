@@ -85,7 +85,7 @@ class MixtureState:
         return inputs @ self.gate
 
     def proportions(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
-        """The mixing proportions pᵢ: each row sums to 1."""
+        """Return the mixing proportions pᵢ: each row sums to 1."""
         return softmax(self.logits(inputs))
 
     def outputs(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, "N E"]:
@@ -113,7 +113,7 @@ class AdaptiveMixture:
     surviving: tuple[int, ...]  # experts with the highest proportion for at least one training sample
 
     def state(self, at: int = -1) -> MixtureState:
-        """The mixture at one of its recorded epochs."""
+        """Return the mixture at one of its recorded epochs."""
         return MixtureState(self.expert_lines[at], self.gate_lines[at], float(self.error_by_epoch[self.recorded[at]]))
 
 

@@ -9,7 +9,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def trace_of(result: AdaptiveMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
-    """The division of vowels by an adaptive mixture of local experts, at each recorded epoch of its training.
+    """Return the division of vowels by an adaptive mixture of local experts, at each recorded epoch of its training.
 
     A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is a
     recorded epoch, 0 before training. The gate is soft, so every sample goes to all E experts, with the mixing

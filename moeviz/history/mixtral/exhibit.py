@@ -27,13 +27,13 @@ def published_load(layer: int) -> pd.DataFrame:
 
 
 def published_divergence(layer: int) -> float:
-    """The divergence of the two kinds of text that the layer treats most differently: bits, from 0 to 1."""
+    """Return the divergence of the two kinds of text that the layer treats most differently: bits, from 0 to 1."""
     counts = published_counts("Mixtral-8x7B").select(layers=[layer]).assignments[:, 0]
     return float(divergences(counts, *np.triu_indices(len(counts), k=1)).max())
 
 
 def published_repetition() -> pd.DataFrame:
-    """The share of neighbouring tokens that go to the same expert in Mixtral 8x7B, in eight data sets.
+    """Return the share of neighbouring tokens that go to the same expert in Mixtral 8x7B, in eight data sets.
 
     One row per choice, layer and data set. Columns: choice str (first choice, or any expert in common) · layer int32 ·
     data_set str · share float64 (of pairs) · chance float64 (1 / 8, or 1 - C(6, 2) / C(8, 2)).
@@ -69,7 +69,7 @@ def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:
-    """A dot per data set and layer, with chance as a dashed line. Columns: those of `published_repetition`."""
+    """Return a dot per data set and layer, with chance as a dashed line. Columns: those of `published_repetition`."""
     colour = theme.colour("choice", CHOICES, theme.PAIR, columns=1)
     dots = theme.points(
         frame,

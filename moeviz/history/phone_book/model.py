@@ -125,7 +125,7 @@ def _check(task: str, experts: int, top_k: int, router: str, facts: int, steps: 
 
 
 def facts_of(task: str, learned: int, seed: int) -> Facts:
-    """The facts of a phone book ("book") or of a rule ("rule"), of which the first `learned` are learned."""
+    """Return the facts of a phone book ("book") or of a rule ("rule"), of which the first `learned` are learned."""
     drawn = torch.Generator().manual_seed(1000 + seed)
     pairs = torch.randperm(NAMES**2, generator=drawn)
     names = torch.stack([pairs // NAMES, pairs % NAMES], 1)
@@ -158,7 +158,7 @@ class Network(nn.Module):
             self.of_fact = torch.randn(NAMES**2, experts, generator=lots) if router == "kept" else None
 
     def forward(self, names: Int64[Tensor, "T 2"]) -> tuple[Float[Tensor, "T V"], TopKChoice | None]:
-        """The logits of the number, and what the router decided: nothing in a dense network."""
+        """Return the logits of the number, and what the router decided: nothing in a dense network."""
         h = self.first[names[:, 0]] + self.second[names[:, 1]]
         x = F.rms_norm(h, h.shape[1:]) * self.norms[0]
         choice = None if self.top_k == self.experts else self.choose(x, names)
@@ -166,7 +166,7 @@ class Network(nn.Module):
         return (F.rms_norm(z, z.shape[1:]) * self.norms[1]) @ self.head, choice
 
     def choose(self, x: Float[Tensor, "T D"], names: Int64[Tensor, "T 2"]) -> TopKChoice:
-        """The K experts of the highest logits, and a softmax over these."""
+        """Return the K experts of the highest logits, and a softmax over these."""
         if self.kind == "redrawn":
             logits = torch.randn(len(x), self.experts, generator=self.lots)
         elif self.kind == "kept":

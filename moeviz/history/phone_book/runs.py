@@ -53,12 +53,12 @@ class BookRun:
 
 
 def shipped_run(name: str) -> BookRun:
-    """The run of that name in RECORDED, of seed 0."""
+    """Return the run of that name in RECORDED, of seed 0."""
     return load(BookRun, HERE / f"{name}.npz")
 
 
 def book_table() -> pd.DataFrame:
-    """The runs that ship, a row a run.
+    """Return the runs that ship, a row a run.
 
     Columns: part str (book, rule, controls: of the book, decoder: of a smaller book, in a decoder) · name str · task
     str · facts int64 (learned) · experts, top_k int64 (equal in a dense network) · router str · steps int64 ·
@@ -71,7 +71,7 @@ def book_table() -> pd.DataFrame:
 
 
 def book_means(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a row for all seeds of the same run.
+    """Return the table with a row for all seeds of the same run.
 
     Columns: part, name str · facts int64 · share, lowest, highest float64 (of `unseen` where the task is the rule, else
     of `remembered`: the mean, the lowest and the highest) · best float64 (mean of the column of that name) · seeds

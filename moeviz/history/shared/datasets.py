@@ -84,7 +84,7 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
 
 
 def english() -> Words:
-    """The Python language reference, about 100,000 words; the rarer ones are UNKNOWN.
+    """Return the Python language reference, about 100,000 words; the rarer ones are UNKNOWN.
 
     A word that repeats the one before it is left out: lines made of hyphens and stars are an eighth of the text, easy
     to predict, and all the same to a router.

@@ -126,7 +126,7 @@ MARGIN = 0.05  # of the plane, around the samples
 
 
 def plane_of(inputs: Float64[np.ndarray, "N D"]) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper corner of the plane that is drawn: all samples, and a margin."""
+    """Return the lower and upper corner of the plane that is drawn: all samples, and a margin."""
     low, high = inputs[:, :2].min(axis=0), inputs[:, :2].max(axis=0)
     return low - MARGIN * (high - low), high + MARGIN * (high - low)
 

@@ -56,7 +56,7 @@ def samples(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
 def system_trace(
     name: str, tokens: pd.DataFrame, slots: Slots, logits: Float32[np.ndarray, "L T E"] | None, **facts: Any
 ) -> RoutingTrace:
-    """The routing of a system of the history, whose `slots` are the experts and their weights.
+    """Return the routing of a system of the history, whose `slots` are the experts and their weights.
 
     `facts` are those of its `ModelInfo`; without them, layers are counted from 0, each with the experts of the logits.
     """

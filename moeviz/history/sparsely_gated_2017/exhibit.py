@@ -31,7 +31,7 @@ TOGETHER = 10  # steps of training that make a point of the curve
 
 
 def balance_by_step(result: SparselyGated) -> pd.DataFrame:
-    """The load of the busiest expert relative to the mean, during the training of a sparsely-gated mixture.
+    """Return the load of the busiest expert relative to the mean, during the training of a sparsely-gated mixture.
 
     "max / mean load" is that of Load(X), equation 10, which the loss pushes towards uniform; "max / mean words" counts
     the words that each expert was given. Both are computed from the words of one step, including the noise, and
@@ -77,7 +77,7 @@ def shipped_table() -> pd.DataFrame:
 
 
 def beside_paper(runs: pd.DataFrame | None = None) -> pd.DataFrame:
-    """The imbalance of 16 experts here under six pairs of loss weights, and of the 256 of the paper's table 6.
+    """Return the imbalance of 16 experts here under six pairs of loss weights, and of the 256 of the paper's table 6.
 
     CV is the coefficient of variation, standard deviation / mean, over the experts: of Importance(X), the sums of their
     weights (equation 6), and of Load(X), a smooth count of their words (equation 10). "max / mean load" is the load of
@@ -103,7 +103,7 @@ def beside_paper(runs: pd.DataFrame | None = None) -> pd.DataFrame:
 
 
 def setting(importance: float, load: float) -> str:
-    """A pair of loss weights in words.
+    """Return a pair of loss weights in words.
 
     >>> setting(0.0, 0.0), setting(0.2, 0.0), setting(0.1, 0.1)
     ('no loss', 'importance 0.2', 'both 0.1')
@@ -122,7 +122,7 @@ ROW = 22  # pixels
 
 
 def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
-    """The imbalance of the experts by loss weights, here and in the paper. Columns: of `beside_paper`."""
+    """Return the imbalance of the experts by loss weights, here and in the paper. Columns: of `beside_paper`."""
     headings = frame["measure"].map(HEADINGS)
     placed = frame.assign(row=headings + "|" + frame["setting"], whose=OURS, uneven=frame["ours"] - frame["even"])
     placed = placed.assign(
@@ -199,7 +199,7 @@ GROUPS = {"one level": 0, "4 groups": 4}
 
 
 def settings_of(chosen: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `train`: a pair of weights, and the number of groups."""
+    """Return the arguments of `train`: a pair of weights, and the number of groups."""
     importance, load = chosen["losses"]
     sizes = {name: chosen[name] for name in ("experts", "top_k")}
     return sizes | {"importance": importance, "load": load, "groups": GROUPS[chosen["groups"]]}

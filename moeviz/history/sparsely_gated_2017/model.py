@@ -142,7 +142,7 @@ class SparselyGated:
     group_logits: Float32[np.ndarray, "N G"] = field(repr=False)
 
     def at_end(self) -> dict[str, float]:
-        """Each of MEASURES at the end of training: its mean over the last 20 steps."""
+        """Return each of MEASURES at the end of training: its mean over the last 20 steps."""
         return dict(zip(MEASURES, self.balance[-LAST:].mean(axis=0).tolist(), strict=True))
 
 

@@ -77,8 +77,8 @@ def chance_of_choice(
 
 
 def kth_excluding(scores: Float[Tensor, "*rows E"], k: int) -> Float[Tensor, "*rows E"]:
-    """The k-th highest score of the other experts: what each has to beat. For one of the k highest that is the (k +
-    1)-th of all, for any other the k-th.
+    """Return the k-th highest score of the other experts: what each has to beat. For one of the k highest that is the
+    (k + 1)-th of all, for any other the k-th.
     """
     highest = scores.topk(k + 1, dim=-1).values
     last_in, first_out = highest[..., k - 1 : k], highest[..., k:]

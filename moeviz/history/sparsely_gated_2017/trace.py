@@ -12,7 +12,7 @@ LEVELS = (1, 2)  # primary gate, gates of the groups
 
 
 def trace_of(result: SparselyGated) -> RoutingTrace:
-    """The routing of words that a sparsely-gated mixture has not seen, without noise, as a trace.
+    """Return the routing of words that a sparsely-gated mixture has not seen, without noise, as a trace.
 
     A token is a word of the held-out text, 32 in a sequence; `token_id` is its index in the vocabulary. Weights are
     those of the top k and sum to 1; logits are what the gate says without noise, x · W_g.

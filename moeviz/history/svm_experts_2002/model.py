@@ -59,7 +59,7 @@ class Gater:
 
 
 def new_gater(inputs: int, hidden: int, experts: int, rng: np.random.Generator) -> Gater:
-    """A gater that weighs all experts about alike, 1 / M each: it begins as the uniform mixture."""
+    """Return a gater that weighs all experts about alike, 1 / M each: it begins as the uniform mixture."""
     return Gater(
         rng.normal(0, inputs**-0.5, (inputs, hidden)),
         rng.normal(0, 0.5, hidden),
@@ -171,7 +171,7 @@ def train(
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> SVMMixture:
-    """The loop, over 4,000 digits. An expert learns from N/M + `room` of them at most.
+    """Run the loop over 4,000 digits. An expert learns from N/M + `room` of them at most.
 
     With `shuffled`, every expert learns from its part with odd and even dealt out anew among the images: a control,
     whose experts know nothing, so that all that is right is the gater's. The same arguments, the same result. `watch`
@@ -252,7 +252,7 @@ def machine(inputs: Float64[np.ndarray, "N D"], desired: Float64[np.ndarray, " N
 
 @cache
 def odd_or_even() -> tuple[Task, Task]:
-    """The digits as their first COMPONENTS principal components: those to train on, and those to test."""
+    """Return the digits as their first COMPONENTS principal components: those to train on, and those to test."""
     with history_extra():
         from sklearn.decomposition import PCA
     training, test = digits()

@@ -15,7 +15,7 @@ CAUTION = (
 
 
 def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
-    """The expert with the highest weight for each digit, and the one that learns from it, as a trace.
+    """Return the expert with the highest weight for each digit, and the one that learns from it, as a trace.
 
     A token is a training digit, the first 1,000 of the 4,000, each a sequence of its own: `text` is "7, image 12" and
     `label` the digit. A layer is an iteration, from 1, after its gater has been trained. Slot 0 is the first choice,

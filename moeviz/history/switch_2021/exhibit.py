@@ -41,12 +41,12 @@ def shipped_sweep() -> pd.DataFrame:
 
 
 def twin_perplexity(runs: pd.DataFrame) -> float:
-    """The dense twin's perplexity on held-out words, the mean over the seeds of a sweep."""
+    """Return the dense twin's perplexity on held-out words, the mean over the seeds of a sweep."""
     return float(runs.loc[runs["dense"]].groupby("seed")["perplexity"].first().mean())
 
 
 def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
-    """The share of words dropped during training: in one run, next to a sweep over capacity factors.
+    """Return the share of words dropped during training: in one run, next to a sweep over capacity factors.
 
     A word is dropped if the expert chosen for it already has as many words of the batch as its capacity, ⌈words /
     experts · capacity factor⌉. `by_lot` is the share that would be dropped if each word's expert were chosen at random.
@@ -89,7 +89,7 @@ def expert_queues(result: Switch) -> pd.DataFrame:
 
 
 def dropped_by_place(result: Switch) -> pd.DataFrame:
-    """The share of dropped words by their sequence's place in the batch, early and late in training.
+    """Return the share of dropped words by their sequence's place in the batch, early and late in training.
 
     Experts serve the words of a batch in order, so those at its end find the experts full. Early means the first 20
     steps, late the last 50. The sequences of a batch are drawn at random: only their place distinguishes them.
@@ -109,7 +109,7 @@ def dropped_by_place(result: Switch) -> pd.DataFrame:
 
 
 def dropped_by_lot(experts: int, capacity_factor: float, words: int = SEQUENCES * WORDS) -> float:
-    """The share of words dropped on average if each word's expert is chosen at random.
+    """Return the share of words dropped on average if each word's expert is chosen at random.
 
     E · E[max(0, n − C)] / words, n binomial with chance 1 / E, C the capacity.
 

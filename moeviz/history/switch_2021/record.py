@@ -36,7 +36,7 @@ class Switch:
     parameters: int
 
     def drop_rate(self, steps: slice) -> float:
-        """The share of words that were dropped in these steps of the training."""
+        """Return the share of words that were dropped in these steps of the training."""
         return float(self.dropped_by_step[steps].mean() / WORDS)
 
 

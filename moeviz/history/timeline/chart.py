@@ -17,7 +17,7 @@ NUMBERS = ("total", "active", "experts", "top_k")
 
 
 def timeline() -> pd.DataFrame:
-    """The systems since 1991, by date, with their published sizes and the sources.
+    """Return the systems since 1991, by date, with their published sizes and the sources.
 
     Active parameters are those that one input runs through, by each maker's own convention: makers differ on whether
     embeddings count. Nothing is filled in: if no source gives a number, it is missing.
@@ -55,7 +55,7 @@ def experts_at_work() -> pd.DataFrame:
 
 
 def _decimal(date: str) -> float:
-    """A date as a decimal year.
+    """Return a date as a decimal year.
 
     >>> _decimal("1991"), _decimal("2017-07")
     (1991.0, 2017.5416666666667)

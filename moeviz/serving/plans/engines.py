@@ -28,7 +28,7 @@ OPTION = re.compile(r"-ot 'blk\\\.\(([\d|]*)\)\\\.ffn_\.\*_exps\\\.=CPU'")
 
 
 def write_llama_cpp(plan: ExpertPlan) -> bytes:
-    """The option that leaves the experts of some layers in CPU memory: those of which a step reads the least.
+    """Return the option that leaves the experts of some layers in CPU memory: those of which a step reads the least.
 
     Nothing, if all layers are on the GPU.
 
@@ -53,7 +53,7 @@ def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
 
 
 def write_llama_cpp_cache(plan: ExpertPlan) -> bytes:
-    """A line `layer,expert` for each assignment, as the fork's llama-moe-trace writes them; files can be joined.
+    """Return a line `layer,expert` for each assignment, as the fork's llama-moe-trace writes them; files can be joined.
 
     **Source**: thecodacus/llama.cpp, pull request 5.
     """
@@ -62,7 +62,7 @@ def write_llama_cpp_cache(plan: ExpertPlan) -> bytes:
 
 
 def read_llama_cpp_cache(data: bytes, model: ModelInfo) -> Layers:
-    """The loads of each layer."""
+    """Return the loads of each layer."""
     counts = {layer: [0] * number for layer, number in zip(model.layers, model.num_experts, strict=True)}
     for line, used in Counter(data.splitlines()[1:]).items():
         layer, expert = map(int, line.split(b","))
@@ -79,7 +79,7 @@ def llama_cpp_cache_command(plan: ExpertPlan, file: str) -> str:
 
 
 def write_lmdeploy(plan: ExpertPlan) -> bytes:
-    """A bare list of a row of loads for every layer of the model; dense layers have zeros.
+    """Return a bare list of a row of loads for every layer of the model; dense layers have zeros.
 
     **Source**: InternLM/lmdeploy, lmdeploy/pytorch/nn/eplb.py at b56ddfb6 and lmdeploy/pytorch/envs.py.
     """
@@ -87,7 +87,7 @@ def write_lmdeploy(plan: ExpertPlan) -> bytes:
 
 
 def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
-    """The loads of the MoE layers."""
+    """Return the loads of the MoE layers."""
     rows = json.loads(data)
     return {layer: tuple(rows[layer]) for layer in model.layers}
 
@@ -131,7 +131,7 @@ def _recorded_loads(plan: ExpertPlan, numbers: Layers) -> bytes:
 
 
 def read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
-    """The loads of the MoE layers. Nothing is unpickled but tensors."""
+    """Return the loads of the MoE layers. Nothing is unpickled but tensors."""
     import torch
 
     rows = torch.load(io.BytesIO(data), weights_only=True)[COUNT].sum(dim=0)
@@ -168,7 +168,7 @@ def write_sglang(plan: ExpertPlan) -> bytes:
 
 
 def read_sglang(data: bytes, model: ModelInfo) -> Layers:
-    """The slots of the MoE layers."""
+    """Return the slots of the MoE layers."""
     rows = json.loads(data)[MAP]
     return {layer: tuple(rows[layer]) for layer in model.layers}
 
@@ -194,7 +194,7 @@ def write_tensorrt_llm(plan: ExpertPlan) -> bytes:
 
 
 def read_tensorrt_llm(data: bytes, model: ModelInfo) -> Layers:
-    """The slots of each layer."""
+    """Return the slots of each layer."""
     return {int(layer): tuple(map(int, slots.split(","))) for layer, slots in YAML_ROW.findall(data.decode())}
 
 
@@ -207,7 +207,7 @@ def tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
 
 
 def write_vllm_ascend(plan: ExpertPlan) -> bytes:
-    """The experts of each device, layer by layer; MoE layers are counted from 0.
+    """Return the experts of each device, layer by layer; MoE layers are counted from 0.
 
     **Source**: vllm-project/vllm-ascend, vllm_ascend/eplb/adaptor/vllm_adaptor.py at 0011ce33, which takes all layers
     after the leading dense ones for MoE layers.
@@ -230,7 +230,7 @@ def _ascend_layer(row: int, slots: tuple[int, ...], devices: int) -> dict[str, o
 
 
 def read_vllm_ascend(data: bytes, model: ModelInfo) -> Layers:
-    """The slots of each layer."""
+    """Return the slots of each layer."""
     return {
         model.layers[layer["layer_id"]]: tuple(e for device in layer["device_list"] for e in device["device_expert"])
         for layer in json.loads(data)["layer_list"]
@@ -266,7 +266,7 @@ def write_eplb(plan: ExpertPlan) -> bytes:
 
 
 def read_eplb(data: bytes, model: ModelInfo) -> Layers:
-    """The slots of each layer, from the two tables that have those of each expert."""
+    """Return the slots of each layer, from the two tables that have those of each expert."""
     tables = json.loads(data)
     rows = zip(tables["layers"], tables["log2phy"], tables["logcnt"], strict=True)
     found = {}
@@ -419,7 +419,7 @@ READ_NONE = {
 
 
 def engine_named(name: str) -> Engine:
-    """An engine by its name. Raises `MoevizError` for one that reads no plan or that moeviz does not know."""
+    """Return an engine by its name. Raises `MoevizError` for one that reads no plan or that moeviz does not know."""
     if name in READ_NONE:
         raise MoevizError(f"{READ_NONE[name]} Plans can be written for {', '.join(ENGINES)}.")
     if name not in ENGINES:
@@ -428,7 +428,7 @@ def engine_named(name: str) -> Engine:
 
 
 def sizes_for(name: str, devices: int | None, copies: int | None) -> tuple[int | None, int | None]:
-    """The devices and copies to plan with for an engine: one device where its file says nothing of them."""
+    """Return the devices and copies to plan with for an engine: one device where its file says nothing of them."""
     return (devices, copies) if "devices" in engine_named(name).takes else (1, 0)
 
 
@@ -465,7 +465,7 @@ def _missing_layers(plan: ExpertPlan, engine: Engine) -> Claim | None:
 
 
 def export_plan(plan: ExpertPlan, name: str) -> bytes:
-    """The file that an engine reads. It is read back and compared with the plan before it is handed out.
+    """Return the file that an engine reads. It is read back and compared with the plan before it is handed out.
 
     Raises `MoevizError` if the engine cannot hold such a plan, with the reason.
     """

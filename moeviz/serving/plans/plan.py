@@ -95,7 +95,7 @@ def make_plan(
 def without_duplicates(
     plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, " E"], devices: int
 ) -> tuple[Int64[np.ndarray, " S"], int]:
-    """The plan with no expert twice on a device, and how many repairs that took.
+    """Return the plan with no expert twice on a device, and how many repairs that took.
 
     Copies beyond one a device become copies of the expert with the next most load per copy. A second copy on a device
     changes places with a slot of another, so that the busiest device has least to do; of equals, the lower slot. Raises
@@ -212,7 +212,7 @@ def layers_in_all(plan: ExpertPlan, engine: str) -> int:
 
 
 def all_rows(rows: Layers, dense: Sequence[int], plan: ExpertPlan, engine: str) -> list[list[int]]:
-    """A row for each layer of the model, in order; dense layers have `dense`."""
+    """Return a row for each layer of the model, in order; dense layers have `dense`."""
     return [list(rows.get(layer, dense)) for layer in range(layers_in_all(plan, engine))]
 
 

@@ -285,7 +285,7 @@ def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
 
 
 def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """The loss that each run logged, what it is without the aux loss, and the aux loss with its coefficient.
+    """Return the loss that each run logged, what it is without the aux loss, and the aux loss with its coefficient.
 
     One row per run and column: the last log of those that stand in one. Columns: run str · step or tokens int64 · loss
     float64 · without_aux float64 (the loss minus coefficient x aux loss, by which runs with and without one compare;
@@ -309,7 +309,7 @@ def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
 
 
 def aux_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """The aux loss of each run, measured of each layer, and as its model computed it. See `loss_over_steps`.
+    """Return the aux loss of each run, measured of each layer, and as its model computed it. See `loss_over_steps`.
 
     Columns: those of `loss_over_steps`. Raises `MissingField` if no run has either.
 

@@ -61,7 +61,7 @@ class Rules:
 
     @classmethod
     def from_scratch(cls, warmup: int = 1_000_000, **others: Any) -> "Rules":
-        """The thresholds for a run whose routers begin at random: uneven at first, whatever balances them.
+        """Return the thresholds for a run whose routers begin at random: uneven at first, whatever balances them.
 
         warmup   tokens before any alarm but `dead` can begin; of a short run, about its first tenth.
         others   any other rule.

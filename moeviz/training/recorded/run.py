@@ -58,7 +58,7 @@ Over = Literal["step", "tokens"]  # the axis
 
 
 def empty(columns: dict[str, str]) -> pd.DataFrame:
-    """A frame of these columns, without rows."""
+    """Return a frame of these columns, without rows."""
     return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
 
 
@@ -193,7 +193,7 @@ def bins_of(run: TrainingRun, over: Over, most: int = MOST_BINS) -> Bins:
 
 
 def need_counts(run: TrainingRun, why: str) -> Int64[np.ndarray, "S L E"]:
-    """The counts of a run. Raises `MissingField` if it has none."""
+    """Return the counts of a run. Raises `MissingField` if it has none."""
     if run.counts is None or not len(run.logs):
         raise MissingField(f"{why} needs counts of experts, and this run has none. Open the folder that moeviz wrote.")
     return run.counts
@@ -221,7 +221,7 @@ def effective_experts(counts: Int64[np.ndarray, "... E"]) -> Float64[np.ndarray,
 def chance_violation(
     assignments: Num[np.ndarray, "..."], experts: int, top_k: int | None
 ) -> Float64[np.ndarray, "..."]:
-    """The MaxVio that chance gives on average, if each token chose k different experts at random.
+    """Return the MaxVio that chance gives on average, if each token chose k different experts at random.
 
     The largest of E normal numbers (Blom 1958), as wide and as skewed as a binomial with p = k / E (Cornish & Fisher
     1938). Within a tenth of what a simulation gives, from 20 assignments per uniform share on.
@@ -237,7 +237,7 @@ def chance_violation(
 
 
 def dead_since(run: TrainingRun, row: int) -> Int64[np.ndarray, "S E"]:
-    """The step since when each expert of a layer was dead in the steps of each log; ALIVE where it was not.
+    """Return the step since when each expert of a layer was dead in the steps of each log; ALIVE where it was not.
 
     Known afterwards: when an alarm says that an expert is dead, it has been so from after its last token on. A log that
     has tokens from before that is not among them.

@@ -181,7 +181,7 @@ def goes_to_all_experts(trace: RoutingTrace) -> bool:
 
 
 def pages_for(trace: RoutingTrace) -> list[str]:
-    """The titles of the pages that have something to draw of this trace, in the order of the menu."""
+    """Return the titles of the pages that have something to draw of this trace, in the order of the menu."""
     counts, layers = not goes_to_all_experts(trace), len(trace.model.layers) > 1
     says = {
         "Explore": True,

@@ -172,7 +172,7 @@ def _packed_story() -> dict[str, Any]:
 
 @st.cache_resource(show_spinner=False)
 def _packed_twins() -> tuple[dict[str, Any], str]:
-    """The data of the twins, and what they show in words: these are shared by all visitors."""
+    """Return the data of the twins, and what they show in words: these are shared by all visitors."""
     found = found_twins()
     said = cited(MEANING["say"].format(study=said_of_study(), mixtral=in_words(repeats_of_mixtral())))
     return packed_twins(found, kinds_of_text()), said
@@ -328,7 +328,7 @@ def _bar(row: Any) -> dict[str, Any]:
 
 
 def _in_words(share: float) -> str:
-    """A share as the book's JavaScript writes it."""
+    """Return a share as the book's JavaScript writes it."""
     if share > 0.9995:
         return "100%" if share == 1 else ">99.9%"
     return f"{100 * share:.1f}%"

@@ -121,7 +121,7 @@ def fill_in(key: str, chat: bool = False, system: str = "") -> None:
 
 @st.fragment
 def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
-    """The box itself: returns what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
+    """Draw the box itself, and return what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
     told = _component(key=key, data=data, on_held_change=nothing, on_run_change=nothing)
     if isinstance(told.run, Mapping) and told.run.get("press") != _recall(key).press:
         hand_on(key, told.run)

@@ -51,7 +51,7 @@ def packed(trace: RoutingTrace) -> dict[str, Any]:
 
 @lru_cache(KEPT)
 def packed_muted(trace: RoutingTrace, muted: RoutingTrace) -> dict[str, Any]:
-    """The routing of the same tokens with experts muted; the map where it is an image, or an overview."""
+    """Return the routing of the same tokens with experts muted; the map where it is an image, or an overview."""
     choices = {
         "experts": base64(muted.experts, np.int16),
         "weights": None if muted.weights is None else base64(muted.weights, np.float32),
@@ -64,7 +64,7 @@ def packed_muted(trace: RoutingTrace, muted: RoutingTrace) -> dict[str, Any]:
 
 
 def packed_next(found: NextTokens | None) -> dict[str, Any] | None:
-    """The likeliest next tokens of every token, and of every layer where they are known; None where none are."""
+    """Return the likeliest next tokens of every token, and of every layer where they are known; None where none are."""
     if found is None:
         return None
     lens = found.lens_rows is not None
@@ -78,7 +78,7 @@ def packed_next(found: NextTokens | None) -> dict[str, Any] | None:
 
 
 def packed_names(trace: RoutingTrace, names: pd.DataFrame | None) -> list[list[list[str] | None]] | None:
-    """The name of each expert of each layer, short and whole; None for one without a name that holds."""
+    """Return the name of each expert of each layer, short and whole; None for one without a name that holds."""
     if names is None:
         return None
     held = names_that_hold(names)
@@ -125,7 +125,7 @@ def packed_strip(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _signs(tokens: pd.DataFrame) -> dict[str, Any]:
-    """One sign for each run of image tokens, by its first row; and the rows of those for which it stands."""
+    """Return one sign for each run of image tokens, by its first row; and the rows of those for which it stands."""
     runs = image_runs(tokens)
     signs = {}
     for start in np.flatnonzero(np.diff(runs, prepend=-1) * (runs >= 0)).tolist():
@@ -182,7 +182,7 @@ def _overview(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def vega_loader() -> str | None:
-    """The file of Streamlit's front end that loads the library of its own charts: a hash is in its name."""
+    """Return the file of Streamlit's front end that loads the library of its own charts: a hash is in its name."""
     found = list((Path(st.__file__).parent / "static/static/js").glob("loadVegaEmbed.*.js"))
     return found[0].name if len(found) == 1 else None
 
@@ -337,7 +337,7 @@ def _live(trace: RoutingTrace, at: Place | None) -> dict[str, Any]:
 
 
 def packed_finding(finding: Finding) -> dict[str, Any]:
-    """A finding as the explorer reads it."""
+    """Return a finding as the explorer reads it."""
     expert = None if finding.expert is None else int(finding.expert)
     return {"sentence": finding.sentence, "layer": int(finding.layer), "token": int(finding.token), "expert": expert}
 

@@ -67,7 +67,7 @@ def sources() -> list[dict[str, str]]:
 
 
 def packed_twins(found: Sequence[TwinModel], kinds: Sequence[str]) -> dict[str, Any]:
-    """The texts once, and of each twin its choices, names and shares."""
+    """Return the texts once, and of each twin its choices, names and shares."""
     tokens = found[0].trace.tokens
     return {
         "colours": COLOURS,
@@ -79,7 +79,7 @@ def packed_twins(found: Sequence[TwinModel], kinds: Sequence[str]) -> dict[str, 
 
 
 def in_words(shares: tuple[float, float]) -> str:
-    """A range of shares."""
+    """Return a range of shares."""
     low, high = map(percent, shares)
     return f"{low} to {high}"
 
@@ -269,7 +269,7 @@ def wanted(state: Any, names: Container[str]) -> str | None:
 
 
 def packed_run(run: BookRun) -> dict[str, Any]:
-    """A run as the browser reads it: bits and bytes in base64."""
+    """Return a run as the browser reads it: bits and bytes in base64."""
     return {
         "steps": list(run.recorded),
         "last": run.settings["steps"],

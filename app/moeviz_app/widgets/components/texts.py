@@ -65,7 +65,7 @@ def token_strip(
 
 
 def colours_of(trace: RoutingTrace, layer: int, rows: range) -> list[str]:
-    """The colour of each expert of the layer, for a strip of these rows; none if first choices are not known."""
+    """Return the colour of each expert of the layer, for a strip of these rows; none if first choices are not known."""
     at = trace.model.layers.index(layer)
     if not trace.ordered:
         return []
@@ -180,7 +180,7 @@ class Edit(NamedTuple):
     text: str
 
     def of(self, text: str) -> str:
-        """The text with the edit made in it."""
+        """Return the text with the edit made in it."""
         return f"{text[: self.start]}{self.text}{text[self.end :]}"
 
 

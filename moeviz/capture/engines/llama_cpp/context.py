@@ -192,7 +192,7 @@ class Vocabulary:
         return list(room[0 : max(count, 0)])
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for."""
+        """Return the bytes that a token stands for."""
         if token not in self._pieces:
             lib, size = self.weights.library, 64
             while True:

@@ -54,7 +54,7 @@ class Library:
 
 @cache
 def library() -> Library:
-    """The library, opened and checked once. Raises `CaptureError` if it is missing or not as we know it."""
+    """Return the library, opened and checked once. Raises `CaptureError` if it is missing or not as we know it."""
     if find_spec(PACKAGE) is None:
         raise CaptureError('GGUF models run in llama.cpp, which is not installed here: `pip install "moeviz[gguf]"`.')
     try:

@@ -212,7 +212,7 @@ class LlamaCppModel(EngineModel):
         self._opened = None
 
     def opened(self) -> tuple[Weights, Vocabulary]:
-        """The model in memory, and its tokenizer. Raises `CaptureError` once it was closed."""
+        """Return the model in memory, and its tokenizer. Raises `CaptureError` once it was closed."""
         if self._opened is None:
             raise CaptureError(f"{quoted(self.name)} was closed. Open it again with moeviz.load_model.")
         return self._opened

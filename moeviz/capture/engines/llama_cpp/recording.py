@@ -168,7 +168,7 @@ class CallbackRecording:
                 )
 
     def layers(self) -> list[int]:
-        """The model's own index of each layer that chose experts."""
+        """Return the model's own index of each layer that chose experts."""
         return sorted(layer for stem, layer in self.pieces if stem == TOPK)
 
     def routed(self, layer: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -201,7 +201,7 @@ class CallbackRecording:
         return outputs_of(experts, weights, given, figures, self.shown.stream)
 
     def score_function(self) -> ScoreFunction:
-        """The function that turns logits into scores, if all layers say the same."""
+        """Return the function that turns logits into scores, if all layers say the same."""
         if any(stem == LATE for stem, _ in self.pieces):
             return "softmax"
         known = {self.scores.get(layer, "unknown") for layer in self.layers()}

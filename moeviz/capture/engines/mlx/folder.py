@@ -96,7 +96,7 @@ def read_folder(name: str) -> MlxFolder:
 
 
 def why_no_experts(folder: MlxFolder) -> CaptureError:
-    """The error for a model in which moeviz found no experts that it knows."""
+    """Return the error for a model in which moeviz found no experts that it knows."""
     named = {key: value for key, value in folder.text.items() if EXPERTS.search(key) and "per_tok" not in key}
     counts = {key: value for key, value in named.items() if type(value) is int and value >= LEAST}
     if not counts:
@@ -182,7 +182,7 @@ def check_means_the_same(folder: MlxFolder, args: Any) -> None:
 
 
 def caution_of(folder: MlxFolder) -> str:
-    """A caution for a model whose positions mlx-lm scales a little differently; "" for others.
+    """Return a caution for a model whose positions mlx-lm scales a little differently; "" for others.
 
     gpt-oss asks YaRN not to round the range of frequencies that it corrects; mlx-lm's YaRN always rounds it.
     """

@@ -30,7 +30,7 @@ FIRST_TOKENS = tuple(range(1, 9))  # what a model is tried with; every vocabular
 
 
 def load(folder: MlxFolder) -> Any:
-    """The model as mlx-lm builds it, no weight of it read. Raises what `load_model` raises."""
+    """Return the model as mlx-lm builds it, no weight of it read. Raises what `load_model` raises."""
     says = f"mlx-lm does not load the MLX model {quoted(folder.name)}"
     with explained(says):
         classes = signature(lm.load_model).parameters["get_model_classes"].default(folder.config)
@@ -93,13 +93,13 @@ def try_out(model: Any) -> Any:
 
 
 def facts_of(folder: MlxFolder, model: Any) -> ModelInfo:
-    """The facts about a model that `load` made, none of whose weights is read."""
+    """Return the facts about a model that `load` made, none of whose weights is read."""
     hooks, top_k = hook_model(folder, model)
     return describe(folder.name, model, hooks.blocks, top_k, caution_of(folder))
 
 
 def stops_of(folder: MlxFolder, own: int | None) -> frozenset[int]:
-    """The tokens that end a text: those of the folder's config or generation_config, and the tokenizer's own."""
+    """Return the tokens that end a text: those of the folder's config or generation_config, and the tokenizer's own."""
     said = lm.load_config(folder.path).get("eos_token_id")
     listed = said if isinstance(said, list) else [said]
     return frozenset(token for token in (*listed, own) if isinstance(token, int))
@@ -123,7 +123,7 @@ class Tensor:
 
 
 def describe(name: str, model: Any, blocks: Sequence[MoeBlock], top_k: int, caution: str = "") -> ModelInfo:
-    """The facts about a model that are known before it runs. No weight is read."""
+    """Return the facts about a model that are known before it runs. No weight is read."""
     tensors = list(_tensors(model))
     return ModelInfo(
         name=name,

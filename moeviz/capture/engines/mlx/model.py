@@ -121,7 +121,7 @@ def _make_trace(
     tokenizer: PreTrainedTokenizerBase,
     segments: list[PromptSegments | None],
 ) -> RoutingTrace:
-    """The trace of what was read. Raises `CaptureError` where a token was sent to one expert twice."""
+    """Return the trace of what was read. Raises `CaptureError` where a token was sent to one expert twice."""
     every = [rows for each in sequences for rows in each.rows]
     layers = range(len(info.layers))
     experts = [np.concatenate([rows.experts[layer] for rows in every]).astype(np.int64) for layer in layers]
@@ -193,7 +193,7 @@ class MlxModel(EngineModel):
         return bool(self.opened().tokenizer.chat_template)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` as a prompt, including special tokens."""
+        """Count the tokens of `text` as a prompt, including special tokens."""
         return len(self.opened().tokenizer(text, verbose=False)["input_ids"])
 
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
@@ -231,7 +231,7 @@ class MlxModel(EngineModel):
         mx.clear_cache()
 
     def opened(self) -> _Opened:
-        """The model in memory. Raises `CaptureError` once it was closed."""
+        """Return the model in memory. Raises `CaptureError` once it was closed."""
         if self._opened is None:
             raise CaptureError(f"{quoted(self.name)} was closed. Open it again with moeviz.load_model.")
         return self._opened

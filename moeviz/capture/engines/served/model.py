@@ -82,7 +82,7 @@ class ModelOnServer(EngineModel):
         return len(run_blocking(self._with(lambda server: self.tokenize(server, text))))
 
     def run(self, request: CaptureRequest) -> Generator[SoFar | None, None, None]:
-        """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
+        """Yield one answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         answers = []
         for prompt in request.prompts:
             if not isinstance(prompt, str):
