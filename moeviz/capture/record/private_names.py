@@ -61,12 +61,12 @@ def running_device(model: PreTrainedModel) -> torch.device:
 
 def offloading_hooks(module: nn.Module) -> tuple[int, ...]:
     """Return the identities of the hooks that bring the weights of a module's parts, if there are any."""
-    return tuple(id(part._hf_hook) for part in module.modules() if hasattr(part, "_hf_hook"))
+    return tuple(id(part._hf_hook) for part in module.modules() if "_hf_hook" in vars(part))
 
 
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
     """Return the experts that look up their implementation in transformers' registry."""
-    return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+    return [module for module in model.modules() if "_is_expert_parallel" in vars(module)]
 
 
 def is_expert_parallel(experts: nn.Module) -> bool:
