@@ -12,7 +12,6 @@ the table, with all that `moeviz.trace` and `direct_attribution` do, next to a f
     bare                    the model alone
     moeviz                  listen(): expert ids and weights
     moeviz + logits         listen(keep_logits=True)
-    moeviz + outputs        listen() and each expert's output, for which the experts run twice
     output_router_logits    transformers' own way (logits only)
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
@@ -31,7 +30,6 @@ import torch
 from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.analyses.direct_attribution import direct_attribution
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.kernel_recording import kernels_recording
 from moeviz.capture.routers.discovery import find_routers
@@ -59,15 +57,6 @@ def moeviz(model, keep_logits: bool) -> Way:
     with listen(model, keep_logits) as recording:
         yield {}, kept
     kept += [t for heard in recording.outputs for t in (*heard.experts, *heard.weights, *heard.logits)]
-
-
-@contextmanager
-def outputs(model) -> Way:
-    """Listen to routers, and record the outputs of experts too."""
-    kept = []
-    with listen(model), outputs_recorded(model, None) as record:
-        yield {}, kept
-    kept += [part for parts in (*record.ids, *record.figures) for part in parts]
 
 
 @contextmanager
@@ -101,7 +90,6 @@ WAYS = {
     "bare": bare,
     "moeviz": partial(moeviz, keep_logits=False),
     "moeviz + logits": partial(moeviz, keep_logits=True),
-    "moeviz + outputs": outputs,
     "output_router_logits": output_router_logits,
     "naive hook": naive_hook,
     "kernels": partial(kernels, keep_logits=False),

@@ -6,7 +6,7 @@ topics     a visitor runs a prompt of 64 tokens and walks through the pages of t
            same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
            the wall from the click in the menu to the frame with the last stroke on a canvas of the page, and the
            largest message that the server sent. Pages whose charts are all of few marks have no canvas, and are left
-           out. And how long a new visitor waits for the first page.
+           out.
 first      the first page on a desktop and a phone: opened, where its parts stand, a prompt run, a token clicked, an
            expert's contexts; and that click on larger traces from files
 
@@ -152,16 +152,6 @@ def on_canvas() -> list[str]:
     return found
 
 
-def waits(browser: Browser, server: Server) -> Figures:
-    """Until a new visitor sees the example's tokens at every layer."""
-    tab = TimedTab(browser, server)
-    tab.open()
-    tab.page.locator(".map[data-drawn] canvas").wait_for()
-    moment = tab.now()
-    tab.close()
-    return moment.of("a new visitor's first page")
-
-
 class Walkthrough:
     """Somebody who has run a prompt of 64 tokens, and walks through the pages."""
 
@@ -197,8 +187,6 @@ class Walkthrough:
 def topics(rounds: int, before: Path | None) -> None:
     """Print what the pages of the topics take."""
     with apps_and_browser(before) as (apps, browser):
-        arms = {name: lambda _, server=server: waits(browser, server) for name, server in apps.items()}
-        print(compared(take_turns(arms, rounds)), end="\n\n")
         visitors = {name: Walkthrough(browser, server) for name, server in apps.items()}
         for of in ("64 tokens", "48 x 128"):
             arms = {name: lambda _, visitor=visitor, of=of: visitor.walk(of) for name, visitor in visitors.items()}
