@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from moeviz.charts import REPORTED, theme
 from moeviz.charts.chart import Chart
@@ -129,7 +130,8 @@ def _topics(trace: RoutingTrace, chosen: Choices, pause: Callable[[], object]) -
         shown = []
         for chart in charts:
             pause()
-            shown.append(_chart(chart, topic, trace, chosen))
+            with debug_mode(False):  # our drawings are checked by our tests, and not again for each reader
+                shown.append(_chart(chart, topic, trace, chosen))
         drawn = "\n".join(shown)
         yield f'<section><h2 id="{escape(topic)}">{escape(topic)}</h2>\n{drawn}</section>'
 

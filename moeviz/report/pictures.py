@@ -19,7 +19,7 @@ from moeviz.charts.theme import NOTE, ON_DARK
 from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
-LARGE_SVG = 100_000  # characters; with this many marks a bitmap is smaller
+MANY_MARKS = 2_500  # of a vector picture; drawing fewer as a bitmap takes longer and hardly saves bytes, if at all
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
@@ -73,7 +73,7 @@ def _data_uri(compiled: dict[str, Any]) -> str:
     import vl_convert
 
     drawn = _svg(compiled)
-    if len(drawn) <= LARGE_SVG:
+    if drawn.count("<path") < MANY_MARKS:
         return _uri("image/svg+xml", drawn.encode())
     bitmap = compressed(vl_convert.svg_to_png(drawn, scale=SHARPNESS))
     return min(_uri("image/svg+xml", drawn.encode()), _uri("image/png", bitmap), key=len)

@@ -16,6 +16,8 @@ import streamlit as st
 from servers import ROOT, served
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from starlette.testclient import TestClient
 from streamlit.web.server.app_discovery import discover_asgi_app
 from visit import Visit
@@ -24,6 +26,7 @@ from websockets.exceptions import InvalidStatus
 
 from moeviz_app.server import asgi, metrics, uploads
 from moeviz_app.server import asgi as server
+from moeviz_app.server.compression import CompressedScripts
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
 from tests.attack.attack import ask
@@ -58,6 +61,9 @@ def test_a_private_server_answers_this_machine_and_says_the_same_headers_always(
             assert "example of this place" in tab.open()
             _, _, said = ask(running.url, path="/metrics")
             assert b"moeviz_sessions 1.0\n" in said
+        script = next(Path(st.__file__).parent.joinpath("static/static/js").glob("index.*.js"))
+        _, found, said = ask(running.url, path=f"/static/js/{script.name}", Accept_Encoding="gzip")
+        assert found["content-encoding"] == "gzip" and len(said) < script.stat().st_size / 3
         assert "(private)" in "".join(running.lines)
 
 
@@ -171,6 +177,24 @@ def test_a_full_server_is_alive_and_not_ready(client):
     metrics.gauge("waiting", 0)
     metrics.gauge("sessions", 2)
     assert small.get("/readyz").text == "busy\n"
+
+
+def test_scripts_are_compressed_once_for_browsers_that_ask_and_nobody_else_decides_what_is_kept(tmp_path):
+    (tmp_path / "a.js").write_text(script := "let a = 1;\n" * 1_000)
+    files = Starlette(routes=[Mount("/static", StaticFiles(directory=tmp_path))])
+    compressed = CompressedScripts(files, tmp_path, "/static")
+    client = TestClient(compressed, headers={"Accept-Encoding": "gzip"})
+    for _ in range(2):
+        answer = client.get("/static/a.js")
+        assert answer.headers["content-encoding"] == "gzip" and answer.text == script
+        assert int(answer.headers["content-length"]) < len(script) / 10
+    assert client.get("/static/a.js", headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    plain = [{"Accept-Encoding": "identity"}, {"Range": "bytes=0-3"}]
+    answers = [client.get("/static/a.js", headers=headers) for headers in plain]
+    answers += [client.get("/static/%2e/a.js"), client.head("/static/a.js"), client.get("/static/b.js")]
+    assert not any("content-encoding" in answer.headers for answer in answers)
+    assert [answer.status_code for answer in answers] == [200, 206, 200, 200, 404]
+    assert [*compressed.kept] == ["/static/a.js"]
 
 
 def test_sites_that_a_setting_names_may_frame_the_app_and_no_others():

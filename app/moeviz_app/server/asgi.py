@@ -43,6 +43,7 @@ from moeviz_app import settings
 from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
+from moeviz_app.server.compression import CompressedScripts
 from moeviz_app.server.identity import VisitorCookie, visitor_of
 from moeviz_app.server.left_pages import drop_requests_of_left_pages
 from moeviz_app.server.logs import error_facts, is_new, write_lines
@@ -149,6 +150,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
     without_checks()
     drop_requests_of_left_pages()
     page = Path(st.__file__).with_name("static") / "index.html"
+    base = config.get_option("server.baseUrlPath").strip("/")
     origins = config.get_option("server.corsAllowedOrigins")
     return {
         "routes": ROUTES,
@@ -158,6 +160,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
             Middleware(Tabs, settings=ours),
             Middleware(Uploads, settings=ours),
             Middleware(VisitorCookie),
+            Middleware(CompressedScripts, folder=page.parent / "static", address=f"/{base}/static".replace("//", "/")),
             *([Middleware(OneVisitor)] if settings.process() is not None else []),
         ],
         "lifespan": partial(_life, stop_jobs=stop_jobs),
