@@ -1,7 +1,7 @@
 """Images in a prompt: what is read, which tokens stand for it, which part of it each reads, and what is refused."""
 
 import json
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
@@ -260,6 +260,12 @@ def test_a_chat_has_its_images_in_the_users_turn():
     assert (trace.tokens["kind"] == "mark").sum() == 2
     with pytest.raises(InvalidPrompt):
         moeviz.trace(model, "<|image_pad|>", images=[picture()], processor=processor, chat=True)
+
+
+def test_the_first_trace_of_a_model_may_have_an_image_of_few_tokens():
+    model, processor = image_model(MERGED)
+    trace = moeviz.trace(deepcopy(model), "", images=[picture(60, 40)], processor=processor)
+    assert len(trace.tokens) < 16 and trace.model.witness and trace.images
 
 
 def test_a_trace_with_images_is_not_read_again():
