@@ -58,14 +58,19 @@ class Head:
 
     def top(self, hidden: Tensor) -> tuple[Top, Tensor]:
         """Return the likeliest tokens of each row of (B, S, D), and the logits (V,) of the last row."""
-        parts = []
+        parts: list[tuple[Tensor, Tensor]] = []
         for rows in hidden.reshape(-1, hidden.shape[-1]).split(self.most_rows):
-            logits = self._logits(rows)
-            for some in logits.split(SOFTMAX_ROWS):
-                p, ids = _largest(some.float().softmax(-1))
-                parts.append((ids.int(), p))
+            last = self._add_top(rows, parts)
         ids, p = (torch.cat(part) for part in zip(*parts, strict=True))
-        return (ids, p), logits[-1].clone()  # a view would hold the logits of all of these rows
+        return (ids, p), last
+
+    def _add_top(self, rows: Tensor, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Add the likeliest tokens of these rows. No logits outlive this: room for two lots is made anew each time."""
+        logits = self._logits(rows)
+        for some in logits.split(SOFTMAX_ROWS):
+            p, ids = _largest(some.float().softmax(-1))
+            parts.append((ids.int(), p))
+        return logits[-1].clone()
 
     def _logits(self, rows: Tensor) -> Tensor:
         from moeviz.capture.record.private_names import with_forward  # recording with hooks alone does not need it
