@@ -264,7 +264,7 @@ def test_a_chat_has_its_images_in_the_users_turn():
 
 def test_the_first_trace_of_a_model_may_have_an_image_of_few_tokens():
     model, processor = image_model(MERGED)
-    trace = moeviz.trace(deepcopy(model), "", images=[picture(60, 40)], processor=processor)
+    trace = moeviz.trace(deepcopy(model), "?", images=[picture(60, 40)], processor=processor)
     assert len(trace.tokens) < 16 and trace.model.witness and trace.images
 
 
