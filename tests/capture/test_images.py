@@ -373,3 +373,12 @@ def test_untrained_routers_read_what_the_models_own_read(saved, monkeypatch):
 def test_a_prompt_without_an_image_has_nothing_to_compare(saved):
     with pytest.raises(MissingField):
         untrained.next_to_untrained(moeviz.load_model(str(saved)), CaptureRequest(("What is here?",)))
+
+
+def test_a_whole_checkpoint_is_opened_with_what_reads_its_images(tmp_path):
+    model, processor = image_model("qwen3_5_moe")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    by_name = moeviz.trace(moeviz.load_model(str(tmp_path)), "What is here?", images=[picture()])
+    by_hand = moeviz.trace(model, "What is here?", images=[picture()], processor=processor)
+    assert (by_name.experts == by_hand.experts).all() and (by_name.tokens["kind"] == "image").any()

@@ -193,7 +193,7 @@ def check_takes_images(model: type[PreTrainedModel], processor: transformers.Pro
         if find_spec("torchvision") is None:
             raise CaptureError(EXTRA)
         raise CaptureError(
-            f"{name} takes images, and no processor that prepares them was found with it. Save the checkpoint's "
+            f"{name} takes images, and no processor that opens was found with it. Save the checkpoint's "
             "processor into the same folder (save_pretrained), or give processor=."
         )
 
