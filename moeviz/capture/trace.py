@@ -12,8 +12,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.engine import EngineModel, check_only_read, growing_trace, whole_trace
 from moeviz.capture.interventions.intervention import Intervention
@@ -73,7 +74,7 @@ def trace(
     next_tokens: bool | Literal["auto"] = False,
     outputs: bool = False,
     images: Sequence[object] = (),
-    processor: ProcessorMixin | None = None,
+    processor: "transformers.ProcessorMixin | None" = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -158,7 +159,7 @@ def stream(
     next_tokens: bool | Literal["auto"] = False,
     outputs: bool = False,
     images: Sequence[object] = (),
-    processor: ProcessorMixin | None = None,
+    processor: "transformers.ProcessorMixin | None" = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
@@ -190,7 +191,7 @@ def capture(
     request: CaptureRequest,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    processor: ProcessorMixin | None = None,
+    processor: "transformers.ProcessorMixin | None" = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Do as `trace` does, by one request instead of its keywords. Arguments and errors as there."""
@@ -212,7 +213,7 @@ def capture_growing(
     request: CaptureRequest,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    processor: ProcessorMixin | None = None,
+    processor: "transformers.ProcessorMixin | None" = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Do as `stream` does, by one request instead of its keywords. Arguments and errors as there."""
@@ -289,7 +290,7 @@ def _prepare_run(
     model: LoadedModel | nn.Module,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
-    processor: ProcessorMixin | None,
+    processor: "transformers.ProcessorMixin | None",
     growing: bool = False,
 ) -> tuple[ModelInput, GenerationPlan]:
     """Read the prompts, settle how to go on from them, and check the model if nobody has."""

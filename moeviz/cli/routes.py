@@ -78,7 +78,9 @@ def run(args: Namespace) -> int:
 
         write_file(args.output, table_as_csv(regret.cells))
         note(f"wrote {cut(args.output)}")
-    found = {"groups": by(regret.cells, args.by), "layers": by(regret.cells, "layer")}
+    found = {"groups": by(regret.cells, args.by)}
+    if args.by != "layer":
+        found["layers"] = by(regret.cells, "layer")
     spots = blind_spots(regret.cells)
     if regret.every:
         found["whose"] = whose_route(regret)

@@ -619,7 +619,8 @@ def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -
     ties = f"; with small differences as ties, in {with_ties:,}"
     if not blind:
         judged = "the only group" if groups == 1 else f"each of {groups:,} groups"
-        return f"In {judged} of tokens large enough to judge, the routers choose better than chance{ties} they do not."
+        also = f"{ties} they may not" if with_ties else ", also with small differences as ties"
+        return f"In {judged} of tokens large enough to judge, the routers choose better than chance{also}."
     named = with_and([f"“{short(name)}”" for name in shown[:3]])
     return (
         f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "

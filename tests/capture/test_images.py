@@ -1,7 +1,7 @@
 """Images in a prompt: what is read, which tokens stand for it, which part of it each reads, and what is refused."""
 
 import json
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
@@ -262,6 +262,12 @@ def test_a_chat_has_its_images_in_the_users_turn():
         moeviz.trace(model, "<|image_pad|>", images=[picture()], processor=processor, chat=True)
 
 
+def test_the_first_trace_of_a_model_may_have_an_image_of_few_tokens():
+    model, processor = image_model(MERGED)
+    trace = moeviz.trace(deepcopy(model), "?", images=[picture(60, 40)], processor=processor)
+    assert len(trace.tokens) < 16 and trace.model.witness and trace.images
+
+
 def test_a_trace_with_images_is_not_read_again():
     from moeviz.capture.run.request import CaptureRequest
     from moeviz.capture.trace import again_request
@@ -367,3 +373,12 @@ def test_untrained_routers_read_what_the_models_own_read(saved, monkeypatch):
 def test_a_prompt_without_an_image_has_nothing_to_compare(saved):
     with pytest.raises(MissingField):
         untrained.next_to_untrained(moeviz.load_model(str(saved)), CaptureRequest(("What is here?",)))
+
+
+def test_a_whole_checkpoint_is_opened_with_what_reads_its_images(tmp_path):
+    model, processor = image_model("qwen3_5_moe")
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    by_name = moeviz.trace(moeviz.load_model(str(tmp_path)), "What is here?", images=[picture()])
+    by_hand = moeviz.trace(model, "What is here?", images=[picture()], processor=processor)
+    assert (by_name.experts == by_hand.experts).all() and (by_name.tokens["kind"] == "image").any()

@@ -14,17 +14,16 @@ from threading import Lock, Thread
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
-    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    ProcessorMixin,
     modeling_utils,
 )
 
@@ -66,7 +65,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
-    processor: ProcessorMixin | None = None  # what prepares images for it, if it takes any and the checkpoint has one
+    processor: "transformers.ProcessorMixin | None" = None  # prepares images for it, if it takes any
 
     def __repr__(self) -> str:
         experts = numbers_span(self.info.num_experts)
@@ -329,10 +328,12 @@ def takes_images(model: type[PreTrainedModel]) -> bool:
 
 def open_processor(
     name: str, source: str, model: type[PreTrainedModel], revision: str | None = None
-) -> ProcessorMixin | None:
+) -> "transformers.ProcessorMixin | None":
     """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
     if not takes_images(model):
         return None
+    from transformers import AutoProcessor, ProcessorMixin  # which load torchvision
+
     try:
         with explained(f"The processor of {quoted(name)} did not load"):
             found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)

@@ -140,8 +140,14 @@ def text_reader(config: PreTrainedConfig) -> PreTrainedConfig:
     return reader
 
 
+# Whole checkpoints that transformers has a class for the text of as well: they are opened with what reads their images.
+READ_IMAGES = ("qwen3_5_moe", "qwen4_exp")
+
+
 def auto_class(config: PreTrainedConfig) -> type[Any]:
     """Return the one of transformers' openers that has a class for `config`; the first if none has."""
+    if config.model_type in READ_IMAGES:
+        return AutoModelForMultimodalLM
     return next((opener for opener in OPENERS if type(config) in opener._model_mapping), OPENERS[0])
 
 

@@ -233,7 +233,7 @@ def checked(run: ModelInput) -> str:
 
 
 def _check(run: ModelInput, site: str) -> str:
-    trial = replace(run, batch=_trial_batch(run))
+    trial = _without_images(run, _trial_batch(run))
     hooks = recording_hooks(run.model, site=site or None)
     with exclusive(run.model), _own_draws(run.model), hooks as recording, witnessed(run.model) as testimony:
         read_once(run.model, trial.batch)
@@ -281,7 +281,7 @@ def _reads_others(run: ModelInput, site: str) -> bool:
 
 
 def _read(run: ModelInput, site: str, rows: list[list[int]]) -> RoutingTrace:
-    trial = replace(run, batch=in_one_batch(run.model, rows, 0))
+    trial = _without_images(run, in_one_batch(run.model, rows, 0))
     hooks = recording_hooks(run.model, keep_logits=True, site=site or None)
     with exclusive(run.model), _own_draws(run.model), hooks as recording:
         read_once(run.model, trial.batch)
@@ -305,6 +305,11 @@ def _own_draws(model: nn.Module) -> AbstractContextManager[None]:
     devices = {tensor.device for tensor in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
     kind = next(iter(devices)).type if devices else None
     return torch.random.fork_rng([one for one in devices if one.type == kind], device_type=kind)
+
+
+def _without_images(run: ModelInput, batch: Batch) -> ModelInput:
+    """Return the run of other tokens: the images of its prompt are none of theirs."""
+    return replace(run, batch=batch, images=(), image_columns=None)
 
 
 def _trial_batch(run: ModelInput) -> Batch:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+import transformers
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import explained
 from moeviz.capture.models.load import model_config, model_source, open_processor, takes_images
@@ -183,7 +184,7 @@ def check_no_placeholder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
         )
 
 
-def check_takes_images(model: type[PreTrainedModel], processor: ProcessorMixin | None) -> None:
+def check_takes_images(model: type[PreTrainedModel], processor: transformers.ProcessorMixin | None) -> None:
     """Raise `CaptureError` if models of a class have no way in for images."""
     name = model.__name__
     if not takes_images(model):
@@ -192,14 +193,14 @@ def check_takes_images(model: type[PreTrainedModel], processor: ProcessorMixin |
         if find_spec("torchvision") is None:
             raise CaptureError(EXTRA)
         raise CaptureError(
-            f"{name} takes images, and no processor that prepares them was found with it. Save the checkpoint's "
+            f"{name} takes images, and no processor that opens was found with it. Save the checkpoint's "
             "processor into the same folder (save_pretrained), or give processor=."
         )
 
 
 def read_images(
     model: PreTrainedModel,
-    processor: ProcessorMixin,
+    processor: transformers.ProcessorMixin,
     text: str,
     pictures: Sequence[PromptImage],
     chat: bool = False,
@@ -223,12 +224,12 @@ def read_images(
 
 def _prepared(
     config: PreTrainedConfig,
-    processor: ProcessorMixin,
+    processor: transformers.ProcessorMixin,
     text: str,
     pictures: Sequence[PromptImage],
     chat: bool = False,
     system: str | None = None,
-) -> tuple[BatchFeature, pd.DataFrame, str]:
+) -> tuple[transformers.BatchFeature, pd.DataFrame, str]:
     """Return what the processor made of a prompt, `IMAGE_COLUMNS` of its tokens, and why there are no boxes."""
     asked = _with_placeholders(config, processor, text, len(pictures), chat, system)
     made, marks = _processed(processor, asked, pictures, add_special_tokens=not chat)
@@ -266,7 +267,12 @@ def _sizes_in_words(pictures: Sequence[PromptImage], columns: pd.DataFrame) -> s
 
 
 def _with_placeholders(
-    config: PreTrainedConfig, processor: ProcessorMixin, text: str, images: int, chat: bool, system: str | None
+    config: PreTrainedConfig,
+    processor: transformers.ProcessorMixin,
+    text: str,
+    images: int,
+    chat: bool,
+    system: str | None,
 ) -> str:
     placeholder = str(getattr(processor, "image_token", "<image>"))
     written = text.count(placeholder)
@@ -283,7 +289,7 @@ def _with_placeholders(
     return text if written else f"{before}{placeholder}{after}" * images + text
 
 
-def _as_turn(processor: ProcessorMixin, text: str, images: int, system: str | None) -> str:
+def _as_turn(processor: transformers.ProcessorMixin, text: str, images: int, system: str | None) -> str:
     if not processor.chat_template:
         raise CaptureError(
             f"{type(processor).__name__} has no chat template, so this text cannot be sent as a turn of a chat. Leave "
@@ -297,8 +303,8 @@ def _as_turn(processor: ProcessorMixin, text: str, images: int, system: str | No
 
 
 def _processed(
-    processor: ProcessorMixin, text: str, pictures: Sequence[PromptImage], add_special_tokens: bool
-) -> tuple[BatchFeature, list[int] | None]:
+    processor: transformers.ProcessorMixin, text: str, pictures: Sequence[PromptImage], add_special_tokens: bool
+) -> tuple[transformers.BatchFeature, list[int] | None]:
     """Run the processor. Returns its tensors, and for each token the image that it was written for (-1: none).
 
     None instead of the latter if the processor or its tokenizer does not say which token is which.
@@ -306,7 +312,8 @@ def _processed(
     ask: dict[str, Any] = {"text": [text], "images": [picture.pixels for picture in pictures], "return_tensors": "pt"}
     ask["add_special_tokens"] = add_special_tokens
     tells = (
-        processor.tokenizer.is_fast and type(processor).replace_image_token is not ProcessorMixin.replace_image_token
+        processor.tokenizer.is_fast
+        and type(processor).replace_image_token is not transformers.ProcessorMixin.replace_image_token
     )
     if tells:
         ask |= {"return_offsets_mapping": True, "return_text_replacement_offsets": True}

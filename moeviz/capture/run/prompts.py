@@ -8,9 +8,10 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from jaxtyping import Bool
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
@@ -88,7 +89,7 @@ def prepare(
     model: LoadedModel | nn.Module | str,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    processor: ProcessorMixin | None = None,
+    processor: "transformers.ProcessorMixin | None" = None,
 ) -> ModelInput:
     """Open the model if it is given by name, and read the prompts. Raises what `trace` raises."""
     if isinstance(model, str):
@@ -126,7 +127,9 @@ def prepare(
     return ModelInput(runs, tokenizer, info, batch, segments=segments)
 
 
-def _with_images(run: ModelInput, request: CaptureRequest, processor: ProcessorMixin | None) -> ModelInput:
+def _with_images(
+    run: ModelInput, request: CaptureRequest, processor: "transformers.ProcessorMixin | None"
+) -> ModelInput:
     """Return the run of a prompt with images."""
     check_takes_images(type(run.model), processor)
     assert processor is not None  # what was just checked
