@@ -6,8 +6,8 @@ All ways run in one process, one after the other in random order, many rounds; p
 ratio to the bare forward of the same round, with the middle half of the rounds, and the ratio of the fastest, which
 other work on the machine moves least. All is CPU time of the thread that computes. "1 token" is a decode step: one
 token after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for
-all steps of a generation at once; then comes what attaching costs, then whole calls, from the text to the trace or to
-the table, with all that `moeviz.trace` and `direct_attribution` do, next to a forward of that text.
+all steps of a generation at once; then come whole calls, from the text to the trace or to the table, with all that
+`moeviz.trace` and `direct_attribution` do, next to a forward of that text.
 
     bare                    the model alone
     moeviz                  listen(): expert ids and weights
@@ -19,7 +19,6 @@ the table, with all that `moeviz.trace` and `direct_attribution` do, next to a f
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,7 +126,6 @@ def main() -> None:
     print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'fastest':>8}{'bytes kept':>13}")
     for tokens in LENGTHS:
         _print_ratios(tokens, *measure(model, tokens, rounds))
-    print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward\n")
     for tokens in LENGTHS[1:]:
         _print_ratios(tokens, whole_calls(loaded, tokens, rounds), {})
 
@@ -149,18 +147,6 @@ def _forward(model, tokens: int, arguments: dict) -> Callable:
         return partial(model, ids[:, :tokens], use_cache=False, logits_to_keep=1, **arguments)
     past = model(ids[:, :CONTEXT], use_cache=True, logits_to_keep=1, **arguments).past_key_values
     return partial(model, ids[:, CONTEXT:], past_key_values=past, logits_to_keep=1, **arguments)
-
-
-def _attaching(model, rounds: int) -> float:
-    found = []
-    for _ in range(rounds):
-        start = time.thread_time()
-        with listen(model):
-            pass
-        attached = time.thread_time()
-        _forward(model, 64, {})()
-        found.append((attached - start) / (time.thread_time() - attached))
-    return statistics.median(found)
 
 
 def whole_calls(loaded: LoadedModel, tokens: int, rounds: int) -> dict[str, list[float]]:
