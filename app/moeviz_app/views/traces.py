@@ -34,10 +34,9 @@ def traces_page() -> None:
     trace_facts(trace)
     doctor_says(trace)
     st.markdown(
-        "JSON and the trace file keep everything, and the trace file is the smallest. CSV and Parquet are tables; "
-        "they leave out the router logits of experts that were not chosen. The HTML report, if it is offered, is one "
-        "file with all the charts, for people to read. The zip has every chart as a table and, where pictures can be "
-        "drawn here, as SVG. Neither of the two can be opened here."
+        "The trace file is the smallest that keeps everything. The HTML report, if it is offered, has all the charts, "
+        "for people to read; the zip has them as tables and, where pictures can be drawn here, as SVG. Neither of these "
+        "two can be opened here."
     )
     downloads(trace)
 
