@@ -35,8 +35,8 @@ def traces_page() -> None:
     doctor_says(trace)
     st.markdown(
         "The trace file is the smallest that keeps everything. The HTML report, if it is offered, has all the charts, "
-        "for people to read; the zip has them as tables and, where pictures can be drawn here, as SVG. Neither of these "
-        "two can be opened here."
+        "for people to read; the zip has them as tables and, where pictures can be drawn here, as SVG. Neither of "
+        "these two can be opened here."
     )
     downloads(trace)
 
