@@ -98,7 +98,7 @@ def route_bars(frame: pd.DataFrame) -> alt.Chart:
 
 def rank_dots(frame: pd.DataFrame) -> alt.LayerChart:
     """Groups of tokens by the share of other routes that are better, with bands. Columns: those of `by`."""
-    names = {"rank": "as it is", "rank_ties": f"differences up to {TIE:g} nats as ties"}
+    names = {"rank": "as it is", "rank_ties": f"up to {TIE:g} nats are ties"}
     ends = {"rank": ("low", "high"), "rank_ties": ("low_ties", "high_ties")}
     parts = [
         frame[["what", "tokens", "texts"]].assign(

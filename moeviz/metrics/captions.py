@@ -435,17 +435,17 @@ def habit(place: Place, text: str, times: int, every: bool, share: float, all_re
 
 def _less_chance(information: float, shuffled: float) -> str:
     bits, chance = round(information, 2), round(shuffled, 2)
-    return f"{bits - chance:.2f} bits beyond chance ({bits:.2f}, less the {chance:.2f} of shuffled tokens)"
+    return f"{bits - chance:.2f} bits beyond chance ({bits:.2f}, and {chance:.2f} with the tokens shuffled)"
 
 
 @claim
 def information_about_next(layer: int, next_layer: int, information: float, shuffled: float) -> str:
-    return f"Layer {layer} tells most about the next one, {next_layer}: {_less_chance(information, shuffled)}."
+    return f"Layer {layer} tells most about the next, layer {next_layer}: {_less_chance(information, shuffled)}."
 
 
 @claim
 def information_about_later(layer: int, later_layer: int, information: float, shuffled: float) -> str:
-    return f"Layer {layer} tells most about a later one, {later_layer}: {_less_chance(information, shuffled)}."
+    return f"Layer {layer} tells most about a later one, layer {later_layer}: {_less_chance(information, shuffled)}."
 
 
 @claim
@@ -458,7 +458,7 @@ def information_of_two(information: float, shuffled: float) -> str:
 
 @claim
 def widest_load(layer: int, times: float, twice: int, layers: int) -> str:
-    also = f"; {twice} of {layers} layers, at least twice" if layers > 1 else ""
+    also = f"; {twice} of {layers} layers vary at least twice as much" if layers > 1 else ""
     return f"The load of layer {layer} varies {times:.1f} times as much as at random{also}."
 
 

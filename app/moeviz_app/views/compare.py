@@ -240,7 +240,7 @@ def _report_balance_in_training(traces: Several) -> None:
             f"{name} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"
             for name, own in known.items()
         )
-        st.text(f"Bits for a byte of held-out text: {cost}.")
+        st.text(f"Bits per byte of held-out text: {cost}.")
 
 
 def strips(traces: Several) -> None:
