@@ -458,7 +458,8 @@ def information_of_two(information: float, shuffled: float) -> str:
 
 @claim
 def widest_load(layer: int, times: float, twice: int, layers: int) -> str:
-    also = f"; {twice} of {layers} layers vary at least twice as much" if layers > 1 else ""
+    vary = "varies" if twice == 1 else "vary"
+    also = f"; {twice} of {layers} layers {vary} at least twice as much" if layers > 1 else ""
     return f"The load of layer {layer} varies {times:.1f} times as much as at random{also}."
 
 
