@@ -246,7 +246,7 @@ def test_what_cannot_be_chosen_is_refused(written):
         served_tokens(prompts, "generated")
     with pytest.raises(MoevizError, match=f"'decode'.* {', '.join(PHASES)}"):
         served_tokens(written, "decode")
-    with pytest.raises(MissingField, match=r"'tools'.* turn, user, answer"):
+    with pytest.raises(MissingField, match=r"'tools'.* answer, turn and user"):
         served_tokens(written, segment="tools")
     unknown = replace(written, tokens=written.tokens.assign(token_id=np.int32(-1)))
     with pytest.raises(MissingField, match="the ids of all tokens are needed"):
