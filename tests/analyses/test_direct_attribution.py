@@ -1,4 +1,4 @@
-"""A router's logits in parts: against the residual stream and the norm, worked out by other means, in ten families."""
+"""A router's logits in parts: against the residual stream and the norm, worked out by other means, family by family."""
 
 import json
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ ADD_UP = {
     "dots1": "",
     "ernie4_5_moe": "",
     "glm4_moe": "",
+    "granitemoe": "",  # adds what a layer puts out times a factor
     "gpt_oss": "",
     "minimax_m2": "",
     "phimoe": "mean",
@@ -55,6 +56,10 @@ def prepared(family: str):
                 values.normal_(0.1 if ADD_UP.get(family) == "one" else 1, 0.2)
             if name.endswith("norm.bias") or name.endswith(("gate.bias", "router.bias")):
                 values.normal_(0, 0.3)
+    if family == "granitemoe":
+        model.config.residual_multiplier = 0.22  # as published
+        for layer in model.model.layers:
+            layer.residual_multiplier = 0.22
     return model
 
 
@@ -76,7 +81,8 @@ def by_hand(model, ids: list[int], kind: str) -> dict[int, dict[tuple[str, int],
     parts, found = {("embedding", -1): before[0]}, {}
     for index, layer in enumerate(layers):
         parts["attention", index] = middle[index] - before[index]
-        router = getattr(layer.mlp, "gate", None) or getattr(layer.mlp, "router", None)
+        block = getattr(layer, "block_sparse_moe", None) or layer.mlp
+        router = getattr(block, "gate", None) or getattr(block, "router", None)
         if router is not None:
             norm = layer.post_attention_layernorm
             scale = norm.weight.detach().double() + (kind == "one")
