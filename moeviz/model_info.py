@@ -82,6 +82,7 @@ class ModelInfo:
     # A check of the recording against what the experts of this model received, and on how many tokens; or why not. ""
     # if the source does not say.
     witness: str = ""
+    hash_layers: tuple[int, ...] = ()  # those of `layers` that look experts up by token id: no training balances them
     zero_experts: int = 0  # the last `zero_experts` ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"
@@ -100,4 +101,5 @@ class ModelInfo:
             raise InvalidTrace(no_layer(self.name, min(missing), self.layers))
         kept = [row for row, layer in enumerate(self.layers) if layer in wanted]
         layers, num_experts = (tuple(of_all[row] for row in kept) for of_all in (self.layers, self.num_experts))
-        return replace(self, parameters=None, layers=layers, num_experts=num_experts), kept
+        hashed = tuple(layer for layer in self.hash_layers if layer in wanted)
+        return replace(self, parameters=None, layers=layers, num_experts=num_experts, hash_layers=hashed), kept

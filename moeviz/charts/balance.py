@@ -12,6 +12,7 @@ from moeviz.metrics.balance import balance_sentence, load_beside_luck
 from moeviz.metrics.captions import times_said
 from moeviz.metrics.words import short
 
+HASHED = " (by token id)"
 NUMBERS_UP_TO = 10  # experts: of more, a cell has no place for a number
 ROWS_WITH_NUMBERS = 40
 ROW, LOW_ROW, LEAST_ROW, MAP_HEIGHT = 40, 22, 3, 480  # pixels; a low one where several parts stand under each other
@@ -19,14 +20,15 @@ ROW, LOW_ROW, LEAST_ROW, MAP_HEIGHT = 40, 22, 3, 480  # pixels; a low one where 
 
 def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Layer by expert, coloured if the load is beyond chance. Columns: those of `load_beside_luck`."""
-    rows = frame[["part", "group", "layer"]].drop_duplicates(ignore_index=True)
+    rows = frame[["part", "group", "layer", "by_token_id"]].drop_duplicates(ignore_index=True)
     rows = rows.assign(
         row=rows.index, of=[short(name) if part else "all" for part, name in rows[["part", "group"]].to_numpy()]
     )
     several = rows["part"].nunique() > 1
     begins = ~rows["of"].duplicated()
     names = [
-        f"{row.of} · layer {row.layer}" if several and begins[row.Index] else f"{row.layer}"
+        (f"{row.of} · layer {row.layer}" if several and begins[row.Index] else f"{row.layer}")
+        + (HASHED if row.by_token_id else "")
         for row in rows.itertuples()
     ]
     axis = alt.Axis(
@@ -36,7 +38,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         grid=False,
     )
     written = bool(frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS)
-    drawn = frame.merge(rows, on=["part", "group", "layer"])
+    drawn = frame.drop(columns="by_token_id").merge(rows.drop(columns="by_token_id"), on=["part", "group", "layer"])
     if written:
         drawn = drawn.assign(written=drawn["times_uniform"].map(_in_cell, na_action="ignore"))
     drawn = theme.compact(drawn.drop(columns=["part", "group", "counted"] + ["of"] * (not several)))
@@ -71,7 +73,7 @@ def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
     if written:
         number = base.mark_text(fontSize=12).encode(text="written:N")
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
-        yield some.encode(color=theme.times_ink("times_uniform", dark))
+        yield some.encode(color=theme.ink_on("times_uniform"))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
         yield pale.encode(color=alt.ColorValue(theme.ink(dark)))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)

@@ -32,6 +32,7 @@ TOPICS = (
     "coverage",
     "placement",
 )
+BALANCED = ("load", "losses")  # topics that judge how evenly the work is shared
 SHORT = 20  # rows that are printed without --all
 
 
@@ -118,6 +119,7 @@ def metrics_of(args: Namespace) -> Iterator[Measured]:
 
 def _stands_out(chart: "Chart", trace: "Counted", args: Namespace, frame: "pd.DataFrame") -> list[str]:
     """Return sentences on what stands out in a chart's numbers; for a chart of one layer, only if one is named."""
+    from moeviz.metrics.balance import hash_sentence
     from moeviz.metrics.findings import findings
     from moeviz.metrics.words import in_words_of, layer_word
     from moeviz.routing_trace import RoutingTrace
@@ -128,8 +130,10 @@ def _stands_out(chart: "Chart", trace: "Counted", args: Namespace, frame: "pd.Da
     if layer_word(trace.model) != "layer" or (chart.layers == "one" and len(args.layers or trace.model.layers) > 1):
         return []  # captions speak of layers
     tokens = len(trace.tokens) if isinstance(trace, RoutingTrace) else None
-    sentence = chart.caption(frame, tokens)
-    return [] if sentence is None else [in_words_of(trace.model, sentence)]
+    hashed = [layer for layer in trace.model.hash_layers if layer in (args.layers or trace.model.layers)]
+    judged = hash_sentence(hashed) if args.topic in BALANCED else None
+    said = [chart.caption(frame, tokens), judged]
+    return [in_words_of(trace.model, sentence) for sentence in said if sentence is not None]
 
 
 def _caption(chart: "Chart | None", frame: "pd.DataFrame") -> list[str]:

@@ -1,5 +1,6 @@
 """The load of each expert, of all tokens or of groups, compared with what chance gives."""
 
+from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
@@ -14,6 +15,7 @@ from moeviz.metrics.inputs import LayerCounts, Statistics, layer_counts
 from moeviz.metrics.significance import HANDFUL, RARE
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted
+from moeviz.text import spans
 
 MOST_GROUPS = 4  # that stand under all tokens together: of more, there are only all together
 UNEVEN, VERY = 1.5, 2.0  # times a uniform share
@@ -30,6 +32,7 @@ COLUMNS: dict[str, Any] = {
     "luck_low": np.float64,
     "luck_high": np.float64,
     "beyond_luck": bool,
+    "by_token_id": bool,
 }
 
 
@@ -45,7 +48,7 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
     have a part for each of them too. Columns: part int16 · group str · layer int32 · expert int16 · tokens int64
     (routed to this expert) · counted int64 (tokens counted at the layer) · times_uniform float64 (load, × uniform; NaN
     where nothing was assigned) · luck_low, luck_high float64 (the least and the most that luck may bring, × uniform) ·
-    beyond_luck bool.
+    beyond_luck bool · by_token_id bool (of a hash layer, which no training balances).
 
     Source: exact binomial tails, with Bonferroni's correction for the number of cells.
     """
@@ -54,7 +57,11 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
         parts += [(str(group), counted.of_group(at)) for at, group in enumerate(counted.groups)]
     found = [(part, group, layer) for part, (group, of) in enumerate(parts) for layer in _layers(of, counted)]
     cells = sum(layer.num_experts for _, _, layer in found)
-    frames = [_layer_against_chance(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
+    hashed = counted.model.hash_layers
+    frames = [
+        _layer_against_chance(layer, RARE / cells).assign(part=part, group=group, by_token_id=layer.layer in hashed)
+        for part, group, layer in found
+    ]
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)].astype(COLUMNS)
 
 
@@ -142,6 +149,11 @@ def _why_not_judged(some: pd.DataFrame) -> Claim | None:
 def _holder(clear: pd.DataFrame, at: object) -> captions.Holder:
     row = one_row(clear, at)
     return captions.Holder(row.group if row.part != EVERYTHING else "", row.layer, row.expert, row.times_uniform)
+
+
+def hash_sentence(layers: Sequence[int]) -> Claim | None:
+    """Claim that the loads of these layers, of those with hash routers, are no router's doing; None without layers."""
+    return captions.by_token_id(layers=spans(layers)) if layers else None
 
 
 def luck_sentence(frame: pd.DataFrame) -> Claim | None:

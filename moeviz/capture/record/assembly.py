@@ -152,6 +152,7 @@ def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
         "score_function": score_function(recording.logit_samples()),
         "recorded_by": recording.by,
         "caution": " ".join([info.caution] * bool(info.caution) + of_routers),
+        "hash_layers": tuple(each.layer for each in recording.routers if each.adapter and each.adapter.by_token_id),
     }
     if is_unrolled(recording.routers):  # the parameters of a layer would count once per pass
         layers = tuple(router.layer for router in recording.routers)

@@ -149,6 +149,7 @@ class RouterAdapter(NamedTuple):
     zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
     caution: str = ""  # what a person must know before trusting the trace; with {layers}, of which layers
+    by_token_id: bool = False  # whether it looks experts up by token id
 
     @property
     def writer(self) -> Writer | None:
@@ -190,6 +191,7 @@ ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
             "Layers with a hash router ({layers}) look experts up by token id: their loads are those of the words, and "
             "no training balances them."
         ),
+        by_token_id=True,
     ),
     "Dots3NoteVisionTopKRouter": RouterAdapter("of the vision tower, with more experts in later layers; not declared"),
     "DogeCDMoE": RouterAdapter(
