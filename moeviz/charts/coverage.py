@@ -30,9 +30,12 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
     title = "share of what a uniform load needs"
     colour = theme.gradient("of_even", title, {"domain": [0, 1]}, format="%", titleLimit=330)
     layers = frame["layer"].nunique()
-    ink = alt.condition("datum.of_even < 0.5", alt.value("white"), alt.value("black"))
     size = 9 if layers > MOST_WRITTEN / 2 else 11
-    words = [base.mark_text(fontSize=size).encode(text="written:N", color=ink)] if layers <= MOST_WRITTEN else []
+    words = (
+        [base.mark_text(fontSize=size).encode(text="written:N", color=theme.ink_on("of_even"))]
+        if layers <= MOST_WRITTEN
+        else []
+    )
     return theme.framed(
         theme.layered(base.mark_rect(stroke=None).encode(color=colour), *words), theme.rows_height(layers), canvas=True
     )

@@ -55,7 +55,7 @@ def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
     layers = [cells.add_params(chosen)]
     if max(frame["expert"].max() + 1, frame["layer"].nunique()) <= NUMBERS_UP_TO:
         number = there.transform_filter("datum.tokens > 0").mark_text(fontSize=11, cursor="pointer")
-        layers.append(number.encode(text=alt.Text("times:Q", format=".1f"), color=theme.times_ink("times", dark)))
+        layers.append(number.encode(text=alt.Text("times:Q", format=".1f"), color=theme.ink_on("times")))
     here = base.transform_filter("datum.here").mark_rect(fill=None, strokeWidth=3, cursor="pointer")
     return [*layers, here.encode(stroke=alt.StrokeValue(theme.ink(dark)))]
 

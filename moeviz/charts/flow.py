@@ -193,7 +193,7 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
     marks = base.mark_rule(strokeWidth=wide, strokeCap="butt").encode(
         y=_height("top"), y2="bottom:Q", color=alt.Color("colour:N", scale=None)
     )
-    ink = alt.condition("luminance(datum.colour) < 0.2", alt.value("white"), alt.value("black"))
+    ink = theme.black_or_white("datum.colour")
     room = bands.loc[bands["bottom"] - bands["top"] >= READABLE, columns]
     size = alt.expr(f"clamp(width / {4 * layers}, 7, 11)")
     names = base.properties(data=room).mark_text(baseline="middle", fontSize=size)

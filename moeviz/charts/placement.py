@@ -36,8 +36,9 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
     )
     if frame["device"].nunique() > MOST_NUMBERS:
         return theme.framed(theme.layered(cells), height, canvas=True)
-    on_cell = theme.ink_on("times_uniform", theme.BLACK_ABOVE * frame["times_uniform"].max())
-    numbers = base.mark_text().encode(text=alt.Text("times_uniform:Q", format=".2f"), color=on_cell)
+    numbers = base.mark_text().encode(
+        text=alt.Text("times_uniform:Q", format=".2f"), color=theme.ink_on("times_uniform")
+    )
     return theme.framed(theme.layered(cells, numbers), height, canvas=True)
 
 

@@ -9,7 +9,7 @@ from moeviz.metrics.pruning import CRITERIA, RANDOM, cost_by_kind, cost_of_cuts
 
 NAMES = {name: says.removeprefix("by ") for name, says in CRITERIA.items()}  # in the words of a legend
 COLOURS = ("#4a8fd0", "#228833", "#cc7722", "#aa3377", "#ccbb44", "#999999")
-LOSS = "loss increase, nats a token"
+LOSS = "loss increase, nats per token"
 
 
 def cost_of_cuts_curve(frame: pd.DataFrame) -> alt.LayerChart:

@@ -30,7 +30,7 @@ SOLID_AND_DASHED = ([1, 0], list(DASH))  # of two kinds of line
 CROSS = "M-1,-1L1,1M-1,1L1,-1"  # an expert without a token
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
-BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
+DARK_ENOUGH = 0.179  # luminance at which black and white stand out alike
 # "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. On a
 # dark page the end of "less" is dim: unused experts must not shine. Apart under every colour blindness.
 LESS_TO_MORE = {
@@ -197,9 +197,14 @@ def difference_colour(field: str, title: str, most: float, dark: bool = False) -
     return alt.Color(f"{field}:Q", scale=scale, legend=legend)
 
 
-def ink_on(field: str, turns: float) -> dict[str, Any]:
-    """Write on a gradient in black where the number is above `turns`, and in white elsewhere."""
-    return alt.condition(getattr(alt.datum, field) > turns, alt.value("black"), alt.value("white"))
+def ink_on(field: str) -> dict[str, Any]:
+    """Write in black or white on the colour that a chart's scale gives a number: a contrast of 4.5 or more."""
+    return black_or_white(f"scale('color', datum.{field})")
+
+
+def black_or_white(colour: str) -> dict[str, Any]:
+    """Write in black or white on a colour, given as Vega's expression: a contrast of 4.5 or more on any."""
+    return alt.condition(f"luminance({colour}) < {DARK_ENOUGH}", alt.value("#ffffff"), alt.value("#000000"))
 
 
 def layer_colour() -> alt.Color:
@@ -228,12 +233,6 @@ def times_colour(field: str, title: str | None = None, dark: bool = False) -> al
         labelExpr=words,
     )
     return alt.Color(field, type="quantitative", scale=scale, legend=legend if title else None)
-
-
-def times_ink(field: str, dark: bool = False) -> dict[str, Any]:
-    """Write a number on such a colour in black or white, whichever can be read on it."""
-    strong = f"datum.{field} > 2.2" if dark else f"datum.{field} > 3.1 || datum.{field} < 0.32"
-    return alt.condition(strong, alt.value("#000000" if dark else "#ffffff"), alt.value(ink(dark)))
 
 
 def ink(dark: bool) -> str:

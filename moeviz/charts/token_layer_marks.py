@@ -60,7 +60,8 @@ def ids(cells: alt.Chart) -> alt.Chart:
     return (
         cells.transform_filter(f"datum.expert >= 0 && {room} && (datum.bottom - datum.top) * down >= {ID_HEIGHT}")
         .transform_calculate(
-            middle="(datum.top + datum.bottom) / 2", on="luminance(datum.colour) > 0.179 ? '#000' : '#fff'"
+            middle="(datum.top + datum.bottom) / 2",
+            on=f"luminance(datum.colour) > {theme.DARK_ENOUGH} ? '#000' : '#fff'",
         )
         .mark_text(fontSize=11, tooltip=None)
         .encode(x="token:Q", y="middle:Q", text="expert:Q", color=alt.Color("on:N", scale=None), opacity=lit())

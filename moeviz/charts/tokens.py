@@ -132,8 +132,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
         grey = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
         return theme.framed(theme.layered(*grey, *without), theme.rows_height(frame["layer"].nunique()))
     tiles = base.mark_rect().encode(color=_weight_colour())
-    on_tile = theme.ink_on("weight", float(frame["weight"].min() + frame["weight"].max()) / 2)
-    ids = base.mark_text().encode(text="expert:Q", color=on_tile)
+    ids = base.mark_text().encode(text="expert:Q", color=theme.ink_on("weight"))
     return theme.framed(theme.layered(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 

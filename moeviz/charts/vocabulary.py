@@ -37,8 +37,9 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=_token_tooltip(),
     )
     colour = theme.gradient("specialization", SHARE, {"domain": [0, 1]}, format="%", titleLimit=330)
-    on_tile = theme.ink_on("specialization", theme.BLACK_ABOVE)
-    texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
+    texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(
+        text="shown:N", color=theme.ink_on("specialization")
+    )
     return theme.framed(
         theme.layered(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
     )
@@ -77,9 +78,8 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
         return theme.framed(theme.layered(cells), height, canvas=True)
-    on_cell = theme.ink_on("lift", theme.BLACK_ABOVE * MOST_LIFT)
     known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
-    numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
+    numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=theme.ink_on("lift"))
     return theme.framed(theme.layered(cells, numbers), height, canvas=True)
 
 

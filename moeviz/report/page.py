@@ -195,4 +195,4 @@ def ink_on(colour: str) -> str:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     luminance = sum(factor * part for factor, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    return "#000" if luminance > 0.179 else "#fff"
+    return "#000" if luminance > theme.DARK_ENOUGH else "#fff"

@@ -92,10 +92,11 @@ def test_of_nothing_nothing_is_said(trace):
     assert [pair for pair in sentences(trace.select(tokens=slice(0, 0))) if pair[1]] == []
 
 
-def test_the_busiest_expert_is_told_with_its_share_but_not_of_few_tokens():
+def test_the_loads_of_a_layer_are_told_but_not_of_few_tokens():
     frame = pd.DataFrame({"layer": 2, "expert": range(4), "tokens": [10, 60, 20, 10], "load": [0.1, 0.6, 0.2, 0.1]})
     frame = frame.assign(uniform=0.25, times_uniform=frame["load"] / 0.25)
-    assert load_caption(frame).values == {"layer": 2, "expert": 1, "share": 0.6, "times": 2.4}
+    told = {"most": (2.4, 2.4), "least": (0.4, 0.4), "beyond": 1, "experts": 4}
+    assert load_caption(frame).values == {"layer": 2, "expert": 1, "layers": 1} | told
     few = frame.assign(tokens=[1, 6, 2, 1])
     assert load_caption(few) is None  # 6 of 10 is luck
 

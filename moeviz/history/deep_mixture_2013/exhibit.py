@@ -156,11 +156,10 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
     colour = theme.gradient("of_layer", "of its layer's highest gate", {"domainMin": 0}, **legend)
     place = {"x": alt.X("x:Q", **across), "x2": "x2:Q", "y": alt.Y("y:Q", **along), "y2": "y2:Q", "color": colour}
     in_middle = {"x": alt.X("middle:Q", **across), "y": alt.Y("centre:Q", **along)}
-    on_cell = theme.ink_on("of_layer", theme.BLACK_ABOVE)
     picture = alt.layer(
         theme.cells(where, **place, tooltip=_tooltip("right", "down")),
         theme.cells(what, **place, tooltip=_tooltip("digit")),
-        alt.Chart(what).mark_text(fontSize=11).encode(**in_middle, text="digit:Q", color=on_cell),
+        alt.Chart(what).mark_text(fontSize=11).encode(**in_middle, text="digit:Q", color=theme.ink_on("of_layer")),
         _names(panels, "expert", "under_expert", across, along),
         _names(panels.drop_duplicates("layer"), "layer", "under_layer", across, along),
     )

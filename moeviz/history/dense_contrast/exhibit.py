@@ -178,13 +178,13 @@ def payoff_curve(frame: pd.DataFrame) -> alt.LayerChart:
         color=theme.colour("kind", ["mixture", "dense"], theme.PAIR).legend(None),
     )
     runs = base.mark_point(filled=True, size=60, opacity=0.7).encode(
-        y=alt.Y("nats:Q", title="held-out loss, nats a token", scale=alt.Scale(zero=False, nice=True, padding=24)),
+        y=alt.Y("nats:Q", title="held-out loss, nats per token", scale=alt.Scale(zero=False, nice=True, padding=24)),
         tooltip=theme.tooltip(
             model="",
             seed="d",
             parameters=",d",
             active=("at work for a token", ",d"),
-            nats=("nats a token", ".3f"),
+            nats=("nats per token", ".3f"),
             bits_per_byte=("bits a byte", ".3f"),
         ),
     )

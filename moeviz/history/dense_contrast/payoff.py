@@ -47,7 +47,7 @@ def payoff_words(frame: pd.DataFrame) -> str:
     return (
         f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
         f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each. The model with "
-        f"{largest.name} experts holds {_millions(largest['parameters'])}, at {largest['mean']:.3f} nats a token "
+        f"{largest.name} experts holds {_millions(largest['parameters'])}, at {largest['mean']:.3f} nats per token "
         f"against {dense['mean']:.3f} of the dense one; seeds differ by at most {noise:.3f}. Two experts, which hold "
         f"what the dense one holds and are both computed, come to {two:.3f}. What more parameters add is {more:.3f}, "
         f"{'less' if abs(more) <= noise else 'more'} than seeds make."
