@@ -36,9 +36,11 @@ def count(number: int, word: str) -> str:
 def times_said(times: float) -> str:
     """Times a uniform share, with as many digits as distinguish it from 1, and from 0.
 
-    >>> [times_said(times) for times in (2.62, 12.0, 0.43, 0.078, 1.04, 1.0031)]
-    ['2.6', '12', '0.4', '0.08', '1.04', '1.003']
+    >>> [times_said(times) for times in (2.62, 12.0, 0.43, 0.078, 1.04, 1.0031, 0.0)]
+    ['2.6', '12', '0.4', '0.08', '1.04', '1.003', '0']
     """
+    if not times:
+        return "0"
     digits = next((digits for digits in range(5) if abs(times - 1) >= 10**-digits), 1)
     return f"{times:.{2 if times < 0.095 else max(digits, 1)}f}" if times < 9.95 else f"{times:,.0f}"
 
@@ -440,12 +442,12 @@ def _less_chance(information: float, shuffled: float) -> str:
 
 @claim
 def information_about_next(layer: int, next_layer: int, information: float, shuffled: float) -> str:
-    return f"Layer {layer} tells most about the next, layer {next_layer}: {_less_chance(information, shuffled)}."
+    return f"Layer {layer} says the most about the next, layer {next_layer}: {_less_chance(information, shuffled)}."
 
 
 @claim
 def information_about_later(layer: int, later_layer: int, information: float, shuffled: float) -> str:
-    return f"Layer {layer} tells most about a later one, layer {later_layer}: {_less_chance(information, shuffled)}."
+    return f"Layer {layer} says the most about a later one, layer {later_layer}: {_less_chance(information, shuffled)}."
 
 
 @claim
@@ -461,6 +463,27 @@ def widest_load(layer: int, times: float, twice: int, layers: int) -> str:
     vary = "varies" if twice == 1 else "vary"
     also = f"; {twice} of {layers} layers {vary} at least twice as much" if layers > 1 else ""
     return f"The load of layer {layer} varies {times:.1f} times as much as at random{also}."
+
+
+@claim
+def loads_of_layers(
+    expert: int,
+    layer: int,
+    layers: int,
+    most: tuple[float, float],
+    least: tuple[float, float],
+    beyond: int,
+    experts: int,
+) -> str:
+    """Least and most times a uniform share that the busiest expert of a layer has, and that the least busy one has."""
+    outside = f"{beyond:,} of {experts:,} differ beyond chance"
+    if layers == 1:
+        return (
+            f"Expert {expert} is the busiest of layer {layer}, with {times_said(most[1])} times a uniform share; the "
+            f"least busy has {times_said(least[0])}; {outside}."
+        )
+    low, high = (" to ".join(dict.fromkeys(map(times_said, ends))) for ends in (most, least))
+    return f"By layer, the busiest expert has {low} times a uniform share, the least busy {high}; {outside}."
 
 
 @claim

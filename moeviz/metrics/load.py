@@ -1,7 +1,6 @@
 """The division of work among the experts of each layer. Layers are never pooled: their experts are unrelated."""
 
 from math import exp, log
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ from jaxtyping import Int64, Num
 
 from moeviz.claims import Claim
 from moeviz.metrics import captions
+from moeviz.metrics.balance import luck_band
 from moeviz.metrics.inputs import LayerCounts, Statistics, filled_slots, layer_counts, needs_tokens
 from moeviz.metrics.significance import HANDFUL, RARE, beyond_chance
 from moeviz.metrics.words import one_row
@@ -177,15 +177,24 @@ def coverage(trace: Counted | Statistics) -> pd.DataFrame:
 
 
 def load_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim which expert has most compared with a uniform share, if it is at least 1.5 times and beyond chance."""
-    assignments = frame.groupby("layer")["tokens"].transform("sum")
-    if not frame["times_uniform"].notna().any():
+    """Claim what the busiest and the least busy expert of every layer have; None where chance may have brought it.
+
+    Chance sends each assignment to an expert at random: see `load_beside_luck`. Columns: those of `expert_load`.
+    """
+    assigned = frame.groupby("layer")["tokens"].transform("sum")
+    some = frame[assigned > 0]
+    bands = {
+        layer: luck_band(int(of["tokens"].sum()), 1 / len(of), RARE / len(some)) for layer, of in some.groupby("layer")
+    }
+    low, high = (some["layer"].map({layer: band[end] for layer, band in bands.items()}) for end in (0, 1))
+    beyond = int(((some["tokens"] < low) | (some["tokens"] > high)).sum())
+    if not beyond:
         return None
-    at: Any = frame["times_uniform"].idxmax()
-    if not beyond_chance(frame["load"], assignments, frame["uniform"])[at]:
-        return None
-    row = one_row(frame, at)
-    return captions.busiest_expert(row.expert, row.layer, row.load, row.times_uniform)
+    most, least = (some.groupby("layer")["times_uniform"].agg(end) for end in ("max", "min"))
+    row = one_row(some, some["times_uniform"].idxmax())
+    return captions.loads_of_layers(
+        row.expert, row.layer, len(bands), (most.min(), most.max()), (least.min(), least.max()), beyond, len(some)
+    )
 
 
 def importance_caption(frame: pd.DataFrame) -> Claim | None:

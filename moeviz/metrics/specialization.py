@@ -240,7 +240,7 @@ def label_load_caption(frame: pd.DataFrame) -> Claim | None:
 
 
 def label_information_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim at which layer experts tell most about the label, if clearly more than with shuffled labels."""
+    """Claim at which layer experts say the most about the label, if clearly more than with shuffled labels."""
     if frame["information"].isna().all():
         return None
     row = one_row(frame, frame["information"].idxmax())

@@ -165,6 +165,7 @@ ELSEWHERE = {
     "metrics/test_metrics_expert_table.py": "often_and_added added_and_missed expert_note odd_expert breadths "
     "names_by_chance committee writers dead_experts",
     "formats/test_expert_labels.py": "labels_of_others",
+    "capture/test_witness.py": "by_token_id",
     "analyses/test_bits.py": "unreached super_experts cost_of_bits",
     "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice cost_in_all",
     "serving/test_decision.py": "few_tokens few_windows few_choices split_memory draft_unknown draft_needs drift "
@@ -217,8 +218,8 @@ def test_each_wording_can_be_filled_in(name):
 
 
 def test_a_claim_is_frozen_and_survives_a_pickle():
-    claim = of_metrics.busiest_expert(np.int16(5), np.int32(3), np.float64(0.5), 4.0)
-    assert dict(claim.values) == {"layer": 3, "expert": 5, "share": 0.5, "times": 4.0} and type(claim["layer"]) is int
+    claim = of_metrics.widest_load(np.int32(3), np.float64(4.0), np.int16(5), 6)
+    assert dict(claim.values) == {"layer": 3, "times": 4.0, "twice": 5, "layers": 6} and type(claim["layer"]) is int
     again = pickle.loads(pickle.dumps(claim))
     assert (again, again.name, again.values) == (claim, claim.name, claim.values)
     with pytest.raises(AttributeError):

@@ -217,10 +217,17 @@ def one_choice(seen, *_):
 
 
 @counts
-def busiest_expert(seen, *, layer, expert):
-    highest(seen.all_times(), (layer, expert))
-    found = seen.counts(layer)
-    return {"share": found[expert] / sum(found), "times": seen.times(layer)[expert]}
+def loads_of_layers(seen, *, layer, expert):
+    every = seen.all_times()
+    highest(every, (layer, expert))
+    layers, beyond = {one for one, _ in every}, 0
+    for one in layers:
+        found = seen.counts(one)
+        low, high = luck(sum(found), 1 / len(found), 0.001 / len(every))
+        beyond += sum(not low <= n <= high for n in found)
+    ends = [[end(seen.times(one)) for one in layers] for end in (max, min)]
+    most, least = ((min(of), max(of)) for of in ends)
+    return {"layers": len(layers), "most": most, "least": least, "beyond": beyond, "experts": len(every)}
 
 
 @counts
