@@ -36,6 +36,11 @@ class TraceImage:
     note: str = ""  # what was done to it before the model saw it: "the first of several frames"
 
 
+def written_tokens(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Return the tokens of text alone: those of images, and the marks around them, were written by nobody."""
+    return tokens[tokens["kind"] == TEXT] if "kind" in tokens else tokens
+
+
 def check_image_tokens(tokens: pd.DataFrame, images: tuple[TraceImage, ...]) -> None:
     """Raise `InvalidTrace` unless the columns of image tokens are there with images, and fit them."""
     present = [name for name in IMAGE_COLUMNS if name in tokens]

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.image_tokens import IMAGE
 from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT, divergence
@@ -235,14 +236,26 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
         return None
     one, run = place
     start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
-    begin, end = (str(trace.tokens["text"].iat[row]) for row in (start, start + length - 1))
+    begin, end = (_token(trace, row) for row in (start, start + length - 1))
     claim = captions.passage(_place(trace, one, expert), length, begin, end, *_of_all(trace, one, expert))
     return Finding(claim, one.layer, start, expert)
+
+
+def _token(trace: RoutingTrace, row: int) -> str:
+    """Return the token's text; of an image token what it is, as its text is the same for all."""
+    return "image token" if _of_images(trace)[row] else str(trace.tokens["text"].iat[row])
+
+
+def _of_images(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
+    if not trace.images:
+        return np.zeros(len(trace.tokens), bool)
+    return (trace.tokens["kind"] == IMAGE).to_numpy()
 
 
 def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
     codes = pd.factorize(trace.tokens["text"])[0].astype(np.int64)  # as it is read: two ids may have one text
     special = pd.Series(trace.tokens["text"].to_numpy(object)).map(kind_of).to_numpy() == SPECIAL
+    special |= _of_images(trace)
     best, place = chance, None
     for one in layers:
         times = np.bincount(codes[one.recorded], minlength=int(codes.max()) + 1)

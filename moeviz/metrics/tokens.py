@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
+from moeviz.image_tokens import written_tokens
 from moeviz.metrics.inputs import check_cells, needs_tokens
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
@@ -50,15 +51,17 @@ def written_text(
     """Return the text of a trace's tokens as it was written, for reading; of one phase or of one sequence, if asked.
 
     A character that is split over tokens is one character where all its parts are there, and otherwise the parts that
-    are, as the trace names them: `⟨é 1/2⟩`. A special token that begins a text is left out: tokenizers put it there.
-    Several texts are a line apart. The text is a stranger's: for a text node, never for HTML or Markdown.
+    are, as the trace names them: `⟨é 1/2⟩`. Left out are the tokens of images, and a special token that begins a text:
+    tokenizers put it there. Several texts are a line apart. The text is a stranger's: for a text node, never for HTML
+    or Markdown.
 
     >>> from moeviz.testing import sample_trace
     >>> written_text(sample_trace(tokens=4)), written_text(sample_trace(tokens=4), "generated")
     ('The router sends each', ' each')
     """
     texts: dict[int, list[str]] = {}
-    columns = (trace.tokens[name].tolist() for name in ("sequence", "position", "phase", "text"))
+    written = written_tokens(trace.tokens)
+    columns = (written[name].tolist() for name in ("sequence", "position", "phase", "text"))
     for of, position, said, text in zip(*columns, strict=True):
         added = position == 0 and SPECIAL_TOKEN.fullmatch(text)
         if not added and phase in (None, said) and sequence in (None, of):

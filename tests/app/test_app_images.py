@@ -9,6 +9,7 @@ from image_traces import COLUMNS, ROWS, image_trace
 
 from moeviz.charts.images import kinds_in_words, patch_panels
 from moeviz.errors import MissingField
+from moeviz.metrics.findings import findings
 from moeviz.metrics.images import image_views, patches, shares_of_kinds
 from moeviz.testing import sample_trace
 from moeviz_app.jobs.run_request import RunRequest, run_from_query
@@ -55,7 +56,7 @@ def test_a_panel_for_each_layer_has_each_patch_in_the_colour_of_its_expert(pictu
 
 def test_one_sign_stands_for_a_run_of_image_tokens():
     data = packed_strip(image_trace())
-    assert data["signs"] == {0: "▦ 12 image tokens", 15: "▦ 1 image tokens"} and data["folded"] == [*range(1, 14)]
+    assert data["signs"] == {0: "▦ 12 image tokens", 15: "▦ 1 image token"} and data["folded"] == [*range(1, 14)]
     assert packed_strip(sample_trace())["signs"] == {}
 
 
@@ -68,6 +69,19 @@ def test_the_first_page_says_what_became_of_an_image(layers):
     assert f"40 × 30 pixels became 12 image tokens. It is {HOSTILE[0]}." in texts
     layer = trace.model.layers[np.argsort(trace.model.layers)[0]]
     assert any(text.startswith("Layer ") and "image tokens" in text for text in texts), layer
+
+
+def test_the_words_of_a_picture_are_nowhere_taken_for_written_ones():
+    trace = image_trace()
+    trace.tokens.loc[trace.tokens["kind"] == "image", "text"] = "<pad>"
+    trace.tokens.loc[trace.tokens["kind"] == "text", "text"] = " word"
+    written = (trace.tokens["kind"] == "text") & (trace.tokens["phase"] == "prompt")
+    assert first_page(trace).run().session_state["prompt"] == " word" * int(written.sum())
+    trace.experts[0] = [0, 1]
+    trace.experts[0, 1:13] = [2, 3]
+    said = [one.sentence for one in findings(trace)]
+    assert any("from “image token” to “image token”" in one for one in said), said
+    assert not any("<pad>" in one for one in said)
 
 
 def test_a_run_with_images_is_in_no_address():

@@ -1,6 +1,9 @@
 """Images in a prompt: what is read, which tokens stand for it, which part of it each reads, and what is refused."""
 
 import json
+import shutil
+import struct
+import zlib
 from copy import copy, deepcopy
 from dataclasses import replace
 from hashlib import sha256
@@ -21,7 +24,7 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.images import PromptImage, pictures_of, read_images, sizes_before_run
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
-from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField
+from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.image_tokens import BOX, IMAGE_COLUMNS, image_runs
 from moeviz.metrics.images import kind_information
@@ -63,7 +66,7 @@ def test_a_checkpoint_is_opened_with_its_processor_and_its_images_are_tokens(sav
     assert printed["images"] == [{"width": 420, "height": 280, "tokens": 117, "note": ""}] * 2
     assert trace.tokens["kind"].value_counts().to_dict() == {"image": 234, "mark": 4, "text": 6}
     assert image_runs(trace.tokens).max() == 1
-    assert sizes_before_run(str(saved), pictures_of([data])) == "image 0 (420 x 280 pixels) is 117 tokens"
+    assert sizes_before_run(str(saved), pictures_of([data])) == "image 0 of 420 × 280 pixels: 117 tokens"
     loaded = moeviz.load_model(str(saved))
     again = moeviz.trace(loaded, "What is here?", images=[data, picture()])
     assert np.array_equal(again.experts, trace.experts)  # the same pixels, from a file and from memory
@@ -192,7 +195,14 @@ def test_images_are_turned_laid_on_white_and_made_rgb():
     assert pictures_of([frames]) == pictures_of([frames]) and isinstance(found[0], PromptImage)
 
 
-BOMB = _png(Image.new("1", (30_000, 9_000)))
+def _claims(width, height):
+    """A file that says it has so many pixels: its first chunk, with the checksum of what it says."""
+    whole = _png(Image.new("1", (30, 9)))
+    size = whole[12:16] + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + size + struct.pack(">I", zlib.crc32(size)) + whole[33:]
+
+
+BOMBS = [_claims(10_000, 6_000), _claims(30_000, 9_000)]  # the first is refused by us alone, the second by Pillow too
 
 
 @pytest.mark.parametrize(
@@ -201,7 +211,7 @@ BOMB = _png(Image.new("1", (30_000, 9_000)))
         [b""],
         [b"no image"],
         [_png(picture())[:300]],
-        [BOMB],
+        *([bomb] for bomb in BOMBS),
         [Image.new("RGB", (0, 0))],
         [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"],
         ["/dev/zero"],
@@ -220,11 +230,11 @@ def test_what_is_no_image_or_too_large_is_refused_in_a_sentence(images):
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch):
-    assert len(BOMB) < 100_000
+@pytest.mark.parametrize("bomb", BOMBS, ids=["60 million", "270 million"])
+def test_a_bomb_is_refused_before_it_is_unpacked(bomb, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("pixels were made"))
     with pytest.raises(InvalidPrompt):
-        pictures_of([BOMB])
+        pictures_of([bomb])
 
 
 def test_an_image_of_one_pixel_is_read():
@@ -354,6 +364,14 @@ def test_a_class_that_transformers_cannot_run_is_named_in_a_sentence():
         with pytest.raises(CaptureError) as refused:
             moeviz.trace(model, "To be.", tokenizer=tokenizer(), **how)
         assert type(model).__name__ in str(refused.value)
+
+
+def test_why_a_processor_does_not_open_is_said_to_who_gives_it_an_image(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "processor_config.json").write_text('{"processor_class": 7')
+    with pytest.raises(ModelNotFound, match="processor"):
+        sizes_before_run(str(tmp_path / "model"), pictures_of([_png(picture())]))
+    assert moeviz.load_model(str(tmp_path / "model")).processor is None, "its texts are read all the same"
 
 
 def test_untrained_routers_read_what_the_models_own_read(saved, monkeypatch):

@@ -1,5 +1,7 @@
 """A model is held against what its experts receive before its first trace, and its batches against single texts."""
 
+import json
+
 import numpy as np
 import pytest
 from survey.tiny_models import random_model, tokenizer
@@ -7,7 +9,10 @@ from survey.tiny_models import random_model, tokenizer
 import moeviz
 import moeviz.capture.trace as capture_trace
 from moeviz.capture.routers.router_adapters import ROUTER_ADAPTERS, RouterAdapter
+from moeviz.charts.balance import balance_map
+from moeviz.cli.main import main
 from moeviz.errors import CaptureError
+from moeviz.metrics.balance import hash_sentence, load_beside_luck
 
 TWO = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 
@@ -22,6 +27,26 @@ def test_a_trace_says_that_its_model_was_checked_and_a_model_is_checked_once():
     first = traced(model)
     assert first.model.witness.startswith("checked on ") and len(forwards) == 2
     assert traced(model).model.witness == first.model.witness and len(forwards) == 3
+
+
+def test_layers_with_a_hash_router_are_named_where_balance_is_judged(capsys, tmp_path):
+    trace = traced(random_model("deepseek_v4"), "12 + 7 = 19, und heute ist es kalt")
+    hashed, layers = trace.model.hash_layers, trace.model.layers
+    assert hashed and len(hashed) < len(layers)
+    assert trace.select(layers=[layers[-1]]).model.hash_layers == ()
+    frame = load_beside_luck(trace)
+    assert set(frame.loc[frame["by_token_id"], "layer"]) == set(hashed)
+    assert [("by token id" in words) for words in _row_names(frame)] == [layer in hashed for layer in layers]
+    file = tmp_path / "trace.npz"
+    moeviz.write_trace(trace, file)
+    for chosen, named in ((hashed[0], True), (layers[-1], False)):
+        assert main(["metrics", str(file), "--layers", str(chosen)]) == 0
+        assert (hash_sentence(hashed[:1]) in capsys.readouterr().out) is named
+
+
+def _row_names(frame):
+    axis = next(layer["encoding"]["y"]["axis"] for layer in balance_map(frame).to_dict()["layer"])
+    return json.loads(axis["labelExpr"].removesuffix("[datum.value]"))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 
 from moeviz.errors import CaptureError, InvalidTrace, MoevizError
 from moeviz.formats.kept_traces import KeptTrace, keep_trace, kept_trace, kept_traces
+from moeviz.image_tokens import written_tokens
 from moeviz.metrics.tokens import visible, whole_characters
 from moeviz.own_folder import own_folder
 from moeviz.routing_trace import RoutingTrace
@@ -175,7 +176,7 @@ def _remember_run(trace: RoutingTrace, run: Any) -> None:
 
 def title_of(trace: RoutingTrace) -> str:
     """Return a name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
-    texts = trace.tokens["text"].head(4 * TITLE)  # a character may be split over as many tokens
+    texts = written_tokens(trace.tokens)["text"].head(4 * TITLE)  # a character may be split over as many tokens
     words = "".join(whole_characters([text for text in texts if not text.startswith("<")]))
     return _short(trace.model.name if trace.model.backend == "mixture" else words)
 

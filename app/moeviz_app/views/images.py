@@ -6,10 +6,10 @@ from hashlib import sha256
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import streamlit as st
 
 from moeviz.charts.images import kind_bars, kinds_in_words, patch_panels, untrained_in_words
+from moeviz.errors import CaptureError
 from moeviz.metrics.images import image_views, patches, shares_of_kinds
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
@@ -101,33 +101,42 @@ def show_images(trace: RoutingTrace) -> None:
         layer = session.chosen_layers("one")[0]
         frame = shares_of_kinds(trace.select(layers=[layer]))
         st.text(kinds_in_words(frame))
+        beside = st.container()
         altair_chart(kind_bars(frame), key="image and text", alt=f"Shares of image and text tokens in layer {layer}")
-        _untrained(trace)
+        with beside:
+            _untrained(trace)
 
 
 def _untrained(trace: RoutingTrace) -> None:
-    """Say how well the same tokens are told apart by routers that learned nothing, or offer to find out."""
-    of, found = session.result(key := f"untrained {id(trace)}") or (None, None)
-    if of is trace:
-        st.text(untrained_in_words(found))
-        return
-    st.caption(NO_NAMES)
-    run = recent.run_of(trace)
-    if run is None or not set(run.images) <= set(visit().images):
-        return
-    if st.button("Compare with untrained routers", help="The model reads the prompt once more."):
+    """Compare how well untrained routers tell the same tokens apart, or offer to.
+
+    It takes another forward of the prompt: in one's own app it is made at once where the model is in memory.
+    """
+    of, found = session.result(key := f"untrained {id(trace)}") or (None, "")
+    if of is not trace:
+        st.caption(NO_NAMES)
+        run = recent.run_of(trace)
+        if run is None or not set(run.images) <= set(visit().images):
+            return
+        at_once = settings.SETTINGS.serve == settings.PRIVATE and model_service.at_hand(run.model, run.how)
+        if not (at_once or st.button("Compare with untrained routers", help="The model reads the prompt once more.")):
+            return
         model_catalog.bring_torch()
         model_service.begin_run()
         request = request_of(run)
 
-        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
+        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> str:
             from moeviz.analyses.untrained import next_to_untrained
 
-            return next_to_untrained(loaded, request)
+            return untrained_in_words(next_to_untrained(loaded, request))
 
-        found = wait_for(model_service.run_on_model(run.model, run.how, work), lambda _told: None)
+        try:
+            found = wait_for(model_service.run_on_model(run.model, run.how, work), lambda _told: None)
+        except CaptureError as error:  # it would be the same the next time
+            found = str(error)
         session.keep_result(key, (trace, found))
         st.rerun()
+    st.text(found)
 
 
 def _panels(trace: RoutingTrace, number: int, views: list[str]) -> None:

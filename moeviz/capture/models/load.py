@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from threading import Lock, Thread
@@ -327,9 +328,12 @@ def takes_images(model: type[PreTrainedModel]) -> bool:
 
 
 def open_processor(
-    name: str, source: str, model: type[PreTrainedModel], revision: str | None = None
+    name: str, source: str, model: type[PreTrainedModel], revision: str | None = None, needed: bool = False
 ) -> "transformers.ProcessorMixin | None":
-    """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
+    """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts.
+
+    needed   there is an image: raises `ModelNotFound` with the reason instead.
+    """
     if not takes_images(model):
         return None
     from transformers import AutoProcessor, ProcessorMixin  # which load torchvision
@@ -338,7 +342,10 @@ def open_processor(
         with explained(f"The processor of {quoted(name)} did not load"):
             found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)
     except ModelNotFound as error:
-        log.debug("%s", error)  # who gives it an image is told
+        if needed:
+            raise
+        if find_spec("torchvision") is not None:  # else `check_takes_images` names what to install
+            log.info("%s Without it the model takes no images.", error)
         return None
     return found if isinstance(found, ProcessorMixin) else None
 

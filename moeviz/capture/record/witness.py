@@ -308,7 +308,7 @@ def _own_draws(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def _without_images(run: ModelInput, batch: Batch) -> ModelInput:
-    """Return the run of other tokens: the images of its prompt are none of theirs."""
+    """Return the run with other tokens, and without the images, which only the prompt has."""
     return replace(run, batch=batch, images=(), image_columns=None)
 
 

@@ -251,7 +251,8 @@ def _prepared(
 def sizes_before_run(name: str, pictures: Sequence[PromptImage]) -> str:
     """Return how many tokens each image will be for a model of this name; its processor is opened, and no weights."""
     config = model_config(name)
-    processor = open_processor(name, model_source(name), class_of(config))
+    installed = find_spec("torchvision") is not None  # else the next line names what to install
+    processor = open_processor(name, model_source(name), class_of(config), needed=installed)
     check_takes_images(class_of(config), processor)
     assert processor is not None  # what was just checked
     return _sizes_in_words(pictures, _prepared(config, processor, "", pictures)[1])
@@ -261,7 +262,7 @@ def _sizes_in_words(pictures: Sequence[PromptImage], columns: pd.DataFrame) -> s
     tokens = columns["image"][columns["kind"] == IMAGE].value_counts()
     facts = [(number, one.facts, f", {one.facts.note}" * bool(one.facts.note)) for number, one in enumerate(pictures)]
     return "; ".join(
-        f"image {number} ({image.width:,} x {image.height:,} pixels{note}) is {tokens.get(number, 0):,} tokens"
+        f"image {number} of {image.width:,} × {image.height:,} pixels{note}: {tokens.get(number, 0):,} tokens"
         for number, image, note in facts
     )
 

@@ -22,6 +22,7 @@ from moeviz.charts.theme import MAX_TOKENS
 from moeviz.charts.token_layer_map import are_images, facts_of_trace, images_of, map_spec
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.image_tokens import IMAGE, image_runs
+from moeviz.metrics.captions import count as counted
 from moeviz.metrics.expert_names import names_that_hold
 from moeviz.metrics.findings import Finding
 from moeviz.metrics.overview import modal_first_choice
@@ -130,7 +131,7 @@ def _signs(tokens: pd.DataFrame) -> dict[str, Any]:
     signs = {}
     for start in np.flatnonzero(np.diff(runs, prepend=-1) * (runs >= 0)).tolist():
         of_run = runs == runs[start]
-        signs[start] = f"▦ {int((tokens['kind'][of_run] == IMAGE).sum()):,} image tokens"
+        signs[start] = f"▦ {counted(int((tokens['kind'][of_run] == IMAGE).sum()), 'image token')}"
     folded = [row for row in np.flatnonzero(runs >= 0).tolist() if row not in signs]
     return {"signs": signs, "folded": folded}
 
