@@ -1,6 +1,7 @@
 """A run of the first page: what it writes stands as text, and what ends it loses nothing that was shown."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -121,3 +122,14 @@ def test_the_strip_tells_apart_what_a_chat_template_added():
     segments = ["turn", "user", "turn", *["user"] * (len(trace.tokens) - 3)]
     app = first_page(replace(trace, tokens=trace.tokens.assign(segment=pd.Series(segments, dtype="str"))))
     assert drawn(app, EXPLORER)["template"] == [0, 2]
+
+
+def test_the_rest_of_the_work_is_estimated_by_the_share_that_is_done(monkeypatch):
+    """From the first news on, and at the end, and too early, not at all."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(run_panel, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    pace, said = run_panel.Pace(), []
+    for clock.now, share in ((100, 0.5), (101, 0.6), (110, 0.75), (120, 1.0)):
+        said.append(pace.left(share))
+    assert "10 s" in said.pop(2)
+    assert said == ["", "", ""]

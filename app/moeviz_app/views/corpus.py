@@ -1,6 +1,5 @@
 """Many labelled texts: which experts which kind of text uses. A dataset of them, or texts to trace now."""
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from moeviz_app.widgets.facts import dataset_facts, trace_facts
 from moeviz_app.widgets.files import downloads
 from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.pickers import choose_layer
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import Pace, waiting_words
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
@@ -141,29 +140,23 @@ def _run(name: str, texts: Texts) -> RoutingTrace:
         return lambda loaded, _tell: trace_corpus(loaded, [text])
 
     model_service.begin_run()
-    place, start, traces = st.empty(), time.monotonic(), []
+    place, pace, traces, says = st.empty(), Pace(), [], f"0 of {len(texts)} texts read"
     with place.container():
         bar = st.progress(0.0, "The model reads the texts …")
         st.button("Stop", help="Nothing is kept if you stop.")
     try:
         for done, text in enumerate(texts):
 
-            def listen(told: InLine | Progress, done: int = done) -> None:
-                bar.progress(done / len(texts), waiting_words(told.ahead, _how_far(done, len(texts), start)))
+            def listen(told: InLine | Progress, share: float = done / len(texts), says: str = says) -> None:
+                bar.progress(share, waiting_words(told.ahead, says))
 
             traces.append(wait_for(model_service.run_on_model(name, session.how(), work_on(text)), listen))
-            bar.progress((done + 1) / len(texts), _how_far(done + 1, len(texts), start))
+            share = (done + 1) / len(texts)
+            says = f"{done + 1} of {len(texts)} texts read{pace.left(share)}"
+            bar.progress(share, says)
     finally:
         place.empty()
     return joined(traces)
-
-
-def _how_far(done: int, total: int, start: float) -> str:
-    said = f"{done} of {total} texts read"
-    if not done:
-        return said
-    left = (time.monotonic() - start) / done * (total - done)
-    return f"{said}, about {left:.0f} s left"
 
 
 def _show(trace: RoutingTrace) -> None:

@@ -30,6 +30,7 @@ def lineage_page() -> None:
         "neither model is loaded."
     )
     base, child, asked = _choose()
+    st.text("Compare reads the weights of all experts while nobody else waits, and says how long the rest takes.")
     with explained():
         if asked:
             for name in (base, child):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_PICTURES = 0.3
+SECONDS_BEFORE_AN_ESTIMATE = 2
 PAUSE = 20  # times as long as a picture took, until the next: with many visitors it takes longer
 _traces: ResultCache[RoutingTrace] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
@@ -169,6 +170,25 @@ def waiting_words(ahead: int, otherwise: str) -> str:
     return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"
 
 
+class Pace:
+    """How fast work goes on, from the first news of it: what it waited for in line, and loaded, is not counted."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, float] | None = None  # the moment, and the share that was done by then
+
+    def left(self, share: float) -> str:
+        """Return about how long the rest takes, to be added to how far it is; nothing while it is too early to say.
+
+        share   of the work that is done, 0 to 1
+        """
+        now = time.monotonic()
+        self.first = self.first or (now, share)
+        seconds, done = now - self.first[0], share - self.first[1]
+        if not 0 < done < 1 - self.first[1] or seconds < SECONDS_BEFORE_AN_ESTIMATE:
+            return ""
+        return f", about {seconds / done * (1 - share):.0f} s left"
+
+
 def waited_for(heard: model_service.Heard, begins: str, unit: str | None = None) -> Any:
     """Return the result of the work; meanwhile a bar shows the units that are done, and Stop ends it. Progress comes
     as (done, total); work without progress has no unit, and no Stop. Raises what it raises.
@@ -179,12 +199,15 @@ def waited_for(heard: model_service.Heard, begins: str, unit: str | None = None)
         if unit is not None:
             st.button("Stop", help="Nothing is kept if you stop.")
 
+    pace = Pace()
+
     def listen(told: InLine | Progress) -> None:
         if isinstance(told, InLine):
             bar.progress(0.0, waiting_words(told.ahead, begins))
         else:
             done, total = told.value
-            bar.progress(done / max(total, 1), f"{done:,} of {total:,} {unit}")
+            share = done / max(total, 1)
+            bar.progress(share, f"{done:,} of {total:,} {unit}{pace.left(share)}")
 
     try:
         return wait_for(heard, listen)

@@ -21,7 +21,7 @@ from moeviz_app.session import session
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, on_dark, particulars, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, refuse, say
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import Pace, waiting_words
 
 SEED = PageControl("seed", "Seed", (0, 9999), kind="number", width=120)
 
@@ -139,11 +139,15 @@ def _trained(name: str, exhibit: Exhibit, settings: dict[str, Any]) -> Any:
         bar = st.progress(0.0, "Training …")
         st.button("Stop", key=f"{name} stop", help="The result shown before stays.")
 
+    pace = Pace()
+
     def listen(told: InLine | Progress) -> None:
-        done, says = (0.0, waiting_words(told.ahead, "Training …")) if isinstance(told, InLine) else told.value
-        if isinstance(told, Progress):
-            session.keep_result(_half_way(name), says)
-        bar.progress(min(done, 1.0), says)
+        if isinstance(told, InLine):
+            bar.progress(0.0, waiting_words(told.ahead, "Training …"))
+            return
+        done, says = told.value
+        session.keep_result(_half_way(name), says)
+        bar.progress(min(done, 1.0), says + pace.left(done))
 
     def work(tell: Callable[[Any], None]) -> Any:
         return exhibit.train(**settings, watch=lambda done, says: tell((done, says)))
