@@ -1,12 +1,10 @@
 """The time until a page of the app is there, its cost, and the bytes sent, in a real Chromium.
 
-    python -m benchmarks.pages [topics | first] [--rounds N] [--before FOLDER]
+    python -m benchmarks.pages [changes | first] [--rounds N] [--before FOLDER]
 
-topics     a visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the
-           same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
-           the wall from the click in the menu to the frame with the last stroke on a canvas of the page, and the
-           largest message that the server sent. Pages whose charts are all of few marks have no canvas, and are left
-           out.
+changes    a visitor runs a prompt of 64 tokens, goes to each page by the menu and chooses a layer on the first, again
+           and again; then the same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main
+           thread from the click until the page is at rest, or in the 600 ms after a layer is chosen.
 first      the first page on a desktop and a phone: opened, where its parts stand, a prompt run, a token clicked, an
            expert's contexts; and that click on larger traces from files
 
@@ -18,29 +16,24 @@ before compression. With an older checkout's folder, both apps take turns.
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page
 
-from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, main_thread, take_turns
+from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, take_turns
 from moeviz.capture.models.load import load_model
-from moeviz.charts import TOPICS
-from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
 from moeviz_app.jobs.recorded import EXAMPLES
+from moeviz_app.views.menu import GALLERY, MENU
 from tests.support.browser import go_to, settled
 from tests.support.servers import Server
 
-MILLISECONDS = 60_000
 PROMPT = 64  # tokens
-QUIET = 500  # milliseconds without a stroke on any canvas: the drawing is done
-# When something began, when a canvas was last painted, and when the frame with that was presented.
-WATCH = Path(__file__).with_name("overview.js").read_text("utf-8")
-DONE = f"() => seen.stroke && performance.now() - seen.stroke > {QUIET} && seen.presented > seen.stroke - 1"
+AFTER_CLICK = 600  # milliseconds, in which the server may send more
+PAGES = [name for names in MENU.values() for name in names if name not in GALLERY]
 LARGE = {
     "256 tokens x 48 x 128 experts": {"tokens": 256, "layers": 48, "experts": 128, "top_k": 8},
     "4,096 tokens x 32": {"tokens": 4096, "layers": 32},
@@ -57,6 +50,7 @@ window.deep = (selector, root = document) => {
   return null;
 };
 """
+LAYER = "place => window.deep('.explorer').view.choose({ layer: place })"
 MAP, CONTEXTS = "() => window.deep('.map[data-drawn]')", "() => window.deep('.kwic > *')"
 # The address says which prompt ran, which is written with the picture.
 RAN = "prompt => new URLSearchParams(location.search).get('prompt') === prompt && window.deep('.map[data-drawn]')"
@@ -79,28 +73,6 @@ def prompts() -> list[str]:
     texts = (" ".join(words[start:] + words) for start in range(len(words)))
     cut = (next((t[:end] for end in range(len(t)) if count(t[:end]) == PROMPT), None) for t in texts)
     return [text for text in cut if text is not None]
-
-
-@dataclass
-class TimedPage:
-    """A page under a stopwatch: CPU and wall in milliseconds, largest message in bytes."""
-
-    page: Page
-    messages: list[int]
-
-    def __post_init__(self) -> None:
-        self.devtools = self.page.context.new_cdp_session(self.page)
-        self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
-
-    def measured(self, act: Callable[[], None]) -> tuple[float, float, int]:
-        """Do it, and wait until what it draws is on screen."""
-        self.messages.clear()
-        busy = main_thread(self.devtools)
-        act()
-        self.page.wait_for_function(DONE, timeout=MILLISECONDS)
-        busy = main_thread(self.devtools) - busy
-        wall = self.page.evaluate("seen.presented - seen.began")
-        return 1000 * busy, wall, max(self.messages)
 
 
 def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, files: bool) -> Figures:
@@ -138,61 +110,46 @@ def _open_file(page: Page, size: dict[str, int]) -> None:
         page.get_by_text("Opened.").wait_for()
 
 
-def on_canvas() -> list[str]:
-    """Topics with a chart that is drawn on a canvas."""
-    trace, found = sample_trace(), []
-    for topic, charts in TOPICS.items():
-        for chart in (chart for chart in charts if chart.layers == "all" and chart.tokens != "one"):
-            try:
-                if "usermeta" in chart.draw(chart.measure(trace)).to_dict():
-                    found.append(topic)
-                    break
-            except MoevizError:
-                continue
-    return found
-
-
-class Walkthrough:
-    """Somebody who has run a prompt of 64 tokens, and walks through the pages."""
+class PageWalk:
+    """Somebody who has run a prompt of 64 tokens, and goes from page to page."""
 
     def __init__(self, browser: Browser, server: Server) -> None:
-        messages: list[int] = []
-        self.page = page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(MILLISECONDS)
-        page.add_init_script(WATCH)
-        page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
-        page.goto(server.url)
-        self.visit = TimedPage(page, messages)
-        page.get_by_role("textbox", name="Prompt", exact=True).wait_for()
-        settled(page)
-        page.get_by_role("textbox", name="Prompt", exact=True).fill(prompts()[0])
-        page.get_by_role("button", name="Run").first.click()
-        page.wait_for_url("**prompt=**")
-        settled(page)
+        self.tab = TimedTab(browser, server, "desktop", TOOLS)
+        self.tab.open()
+        self.tab.until(MAP)
+        self.tab.page.get_by_role("textbox", name="Prompt", exact=True).fill(prompts()[0])
+        self.tab.page.get_by_role("button", name="Run").first.click()
+        self.tab.until(RAN, prompts()[0])
+        settled(self.tab.page)
 
-    def walk(self, of: str) -> Figures:
-        """Open the page of each topic."""
+    def changes(self, of: str) -> Figures:
+        """Go to each page by the menu; and choose layers on the first."""
         found: Figures = {}
-        for topic in on_canvas():
-            busy, wall, largest = self.visit.measured(partial(go_to, self.page, topic))
-            name = f"{of}: {topic}"
-            found |= {f"{name}, main thread ms": busy, f"{name}, wall ms": wall, f"{name}, largest message": largest}
+        for name in PAGES:
+            self.tab.begin()
+            go_to(self.tab.page, name)
+            settled(self.tab.page)
+            found[f"{of}: to {name}, browser CPU ms"] = 1000 * self.tab.now().browser
+        go_to(self.tab.page, "Explore")
+        self.tab.until(MAP)
+        settled(self.tab.page)
+        for place in (0, 1):
+            self.tab.begin()
+            self.tab.page.evaluate(LAYER, place)
+            self.tab.page.wait_for_timeout(AFTER_CLICK)
+            found[f"{of}: layer chosen on Explore, browser CPU ms"] = 1000 * self.tab.now().browser
         return found
 
-    def open_big(self) -> None:
-        """A trace of many layers and experts, through the page Files."""
-        _open_file(self.page, LARGE["256 tokens x 48 x 128 experts"])
 
-
-def topics(rounds: int, before: Path | None) -> None:
-    """Print what the pages of the topics take."""
+def changes(rounds: int, before: Path | None) -> None:
+    """Print what each page takes."""
     with apps_and_browser(before) as (apps, browser):
-        visitors = {name: Walkthrough(browser, server) for name, server in apps.items()}
+        visitors = {name: PageWalk(browser, server) for name, server in apps.items()}
         for of in ("64 tokens", "48 x 128"):
-            arms = {name: lambda _, visitor=visitor, of=of: visitor.walk(of) for name, visitor in visitors.items()}
+            arms = {name: lambda _, visitor=visitor, of=of: visitor.changes(of) for name, visitor in visitors.items()}
             print(compared(take_turns(arms, rounds), digits=0), end="\n\n")
             for visitor in visitors.values():
-                visitor.open_big()
+                _open_file(visitor.tab.page, LARGE["256 tokens x 48 x 128 experts"])
 
 
 def first(rounds: int, before: Path | None) -> None:
@@ -209,13 +166,13 @@ def first(rounds: int, before: Path | None) -> None:
         print(compared(take_turns({name: partial(visit, server) for name, server in apps.items()}, rounds)))
 
 
-PARTS = {"topics": topics, "first": first}
+PARTS = {"changes": changes, "first": first}
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Print the tables of a part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=PARTS, default="topics")
+    parser.add_argument("part", nargs="?", choices=PARTS, default="changes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--before", type=Path, metavar="FOLDER", help="an older checkout")
     given = parser.parse_args(words)

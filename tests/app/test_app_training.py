@@ -98,7 +98,7 @@ def test_a_link_opens_the_part_that_was_on_screen():
 def test_the_page_looks_back_to_a_step_and_a_link_keeps_it():
     app = training_page()
     (slider,) = (slider for slider in app.select_slider if slider.label == "As of step")
-    assert slider.value == 90 and app.session_state[session.RUN_AT] is None
+    assert slider.value == 90 and session.RUN_AT not in app.session_state
     slider.set_value(20).run()
     assert not app.exception and app.session_state[session.RUN_AT] == 20
     then = {name: router_verdict(as_of(run, 20)) for name, run in example_runs().items()}
@@ -106,6 +106,12 @@ def test_the_page_looks_back_to_a_step_and_a_link_keeps_it():
     assert router_verdict(example_runs()["aux-off"]).answer not in sentences(app)
     app = visit("train", run="aux-off", at="20")
     assert then["aux-off"].answer in sentences(app) and address(app)["at"] == "20"
+    for asked, shown in ({"run": "aux-off", "at": "40"}, 40), ({"run": "aux-on"}, 90):  # links that follow one another
+        app.query_params.clear()
+        for name, value in asked.items():
+            app.query_params[name] = value
+        app.run()
+        assert next(one.value for one in app.select_slider if one.label == "As of step") == shown, asked
 
 
 def test_an_alarm_leads_to_its_layer():

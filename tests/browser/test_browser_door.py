@@ -68,13 +68,14 @@ def test_a_site_that_a_setting_names_shows_it(framed, serve, other):
 
 def test_a_team_s_visitor_gives_the_token_and_comes_to_the_page_that_was_asked_for(visit, serve):
     running = serve(MOEVIZ_SERVE="team", MOEVIZ_HOSTS="127.0.0.1", MOEVIZ_TOKEN=TOKEN)
-    page = visit("/load?layer=2", at=running, ready=None, may_say="status of 401")
+    page = visit("/balance?group=0&counted_layer=7", at=running, ready=None, may_say="status of 401")
     page.get_by_label("Token").fill("not the token")
     page.get_by_role("button", name="Open").click()
     expect(page.get_by_text("This is not the token of this server")).to_be_visible()
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_label("Token").press("Enter")
-    expect(page.get_by_role("heading", name="Load", exact=True)).to_be_visible()
-    expect(page).to_have_url(re.compile(r"/load\?layer=2"))
+    expect(page.get_by_role("heading", name="Balance", exact=True)).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/balance\?group=0&counted_layer=7"))
+    expect(page.get_by_text("Layer 7, all groups together")).to_be_visible()
     page.goto(running.url)
     drawn(page)

@@ -36,6 +36,7 @@ SHIFTS = """() => {
   new PerformanceObserver((list) => list.getEntries().forEach((shift) => (window.shifted += shift.value)))
     .observe({ type: "layout-shift" });
 }"""
+SCRIPT_OF_CHARTS = "**/ArrowVegaLiteChart.*.js"
 DOWN = "() => document.querySelector('[data-testid=stMain]').scrollBy(0, innerHeight / 2)"
 IS_AT_END = """() => {
   const main = document.querySelector("[data-testid=stMain]");
@@ -64,7 +65,13 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
     page.evaluate(FONTS)  # an icon is a wide word until its font is there
     settled(page)
     assert pictures.count() < places.count(), "what is far down waits"
+    scripts = []  # of charts, which are kept waiting until the words beside the first one are there
+    page.route(SCRIPT_OF_CHARTS, lambda script: scripts.append(script))
     page.evaluate(SHIFTS)
+    places.first.evaluate("(place) => place.scrollIntoView()")
+    expect(places.first.get_by_text(OVERVIEW[0].reading)).to_be_attached()
+    (script,) = scripts
+    script.continue_()
     while not page.evaluate(IS_AT_END):
         page.evaluate(DOWN)
         settled(page)

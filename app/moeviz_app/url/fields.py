@@ -58,9 +58,9 @@ def read_fields(fields: tuple[Field, ...], query: Mapping[str, str]) -> None:
             session.set_value(field.key, value)
 
 
-def number(name: str, key: str | None = None) -> Field:
+def number(name: str, key: str | None = None, cleared: bool = False) -> Field:
     """Declare a whole number, as a widget holds it."""
-    return Field(name, key or name, lambda value: None if value is None else str(value), number_in)
+    return Field(name, key or name, lambda value: None if value is None else str(value), number_in, cleared)
 
 
 def choice(name: str, key: str, addresses: Mapping[str, str], cleared: bool = False) -> Field:

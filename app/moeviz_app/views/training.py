@@ -38,7 +38,7 @@ ADDRESS = page_address(
     choice("run", session.RUN, training_runs.SHIPPED),
     choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
     number(session.RUN_LAYER),
-    number("at", session.RUN_AT),
+    number("at", session.RUN_AT, cleared=True),
     choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
 )
 
@@ -141,12 +141,15 @@ def _choose_step(run: TrainingRun) -> int | None:
     if len(steps) < 2:
         return None
     at, last = session.value(session.RUN_AT), steps[-1]
-    key = f"as of {run.name} {last}"
-    step = st.select_slider(
-        "As of step", steps, at if at in steps else last, format_func="{:,}".format, key=key, width=300
-    )
-    session.set_value(session.RUN_AT, None if step == last else step)
-    return session.value(session.RUN_AT)
+    at, key = at if at in steps else last, f"as of {run.name} {last}"
+    session.set_value(key, at)
+
+    def keep() -> None:
+        step = session.value(key)
+        session.set_value(session.RUN_AT, None if step == last else step)
+
+    st.select_slider("As of step", steps, format_func="{:,}".format, key=key, width=300, on_change=keep)
+    return None if at == last else at
 
 
 def _usual_pair(names: list[str]) -> str:

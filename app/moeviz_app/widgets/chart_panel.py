@@ -42,7 +42,7 @@ def explained_terms(*texts: str) -> str | None:
 
 _heights: dict[Hashable, int] = {}  # of pictures, by chart, layers and experts: what is kept free for the next
 MOST_HEIGHTS = 4_096
-SENTENCE = 90  # signs of what a chart's caption says, about
+SENTENCE = 150  # characters of a caption of 25 words: room that it does not need goes once it is out of sight
 MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
 
 
@@ -70,7 +70,7 @@ def tag() -> None:
 
 def question(title: str, chart: Chart, asked: str | None = None) -> None:
     """Draw the title of a page and the question that its first screen answers, which is the chart's at first."""
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="question"):
         st.title(title, anchor=False, width="content")
         st.markdown(asked or chart.question, width="content", help=explained_terms(*words_of(chart)))
         tag()

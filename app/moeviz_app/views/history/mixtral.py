@@ -94,6 +94,6 @@ def _what_does_it() -> str:
         f"batches have experts that tell {told['batch', 0.0]:.2f} bits about the kind of text without the push, and "
         f"{told['batch', 0.05]:.2f} with it. Balanced within each text, they tell {told['window'].max():.2f} at most, "
         f"and first choices repeat for {percent(repeats['window', 0.0])} of tokens in place of "
-        f"{percent(repeats['batch', 0.0])}; in Mixtral, for 14 to 28%. That costs {costs:.2f} nats a token, about what "
-        "seeds differ by. How Mixtral was balanced is not published."
+        f"{percent(repeats['batch', 0.0])}; in Mixtral, for 14 to 28%. That costs {costs:.2f} nats per token, about "
+        "what seeds differ by. How Mixtral was balanced is not published."
     )

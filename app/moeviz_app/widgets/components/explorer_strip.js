@@ -149,12 +149,11 @@ class Strip {
   select(token) {
     const before = this.box.querySelector('[aria-selected="true"]');
     const piece = this.pieces[token];
-    if (before !== piece) {
-      before?.setAttribute("aria-selected", "false");
-      if (before) before.tabIndex = -1;
-      piece.setAttribute("aria-selected", "true");
-      piece.tabIndex = 0;
-    }
+    if (before === piece) return; // where it stands need not be measured
+    before?.setAttribute("aria-selected", "false");
+    if (before) before.tabIndex = -1;
+    piece.setAttribute("aria-selected", "true");
+    piece.tabIndex = 0;
     const { offsetTop: top, offsetHeight: height } = piece;
     const { scrollTop, clientHeight } = this.box;
     if (top < scrollTop || top + height > scrollTop + clientHeight) this.box.scrollTop = top - (clientHeight - height) / 2;

@@ -10,6 +10,7 @@ const PLACE = "st-key-place-of-"; // how the class of a place begins
 const RESTS = "[data-test-script-state=notRunning]";
 
 const places = new Set();
+const closing = new Set(); // the names of places whose gap is still to go
 let pressed = -Infinity;
 let timer = null;
 const waiting = () => [...places].filter((place) => place.root.isConnected); // Streamlit does not end each that goes
@@ -27,6 +28,7 @@ function askNext() {
     if (next && isQuiet) {
       next.asked = performance.now();
       next.tell();
+      if (next.name) waitToClose(next.name);
     }
     askNext();
   }, APART);
@@ -73,13 +75,21 @@ function keepSize(name, height, picture) {
 }
 
 // A picture may be lower than the place that was kept for it. The gap goes while its end is out of sight, so nothing jumps.
-function closeGap(name, part, root) {
-  if (root.isConnected || !part.isConnected) return;
+function closeGap(name) {
+  closing.delete(name);
+  const part = document.querySelector(`.${CSS.escape(name)}`);
+  if (!part) return;
   const chart = part.querySelector(".stVegaLiteChart");
+  const isToCome = !document.querySelector(RESTS) || waiting().some((place) => place.name === name);
   if (chart?.querySelector("canvas, svg.marks") && part.getBoundingClientRect().bottom > innerHeight) {
     keepSize(name, 0, 0);
     keepSize(name, part.offsetHeight, chart.offsetHeight);
-  } else setTimeout(closeGap, APART, name, part, root);
+  } else if (chart || isToCome || part.querySelector("[data-testid=stSkeleton]")) waitToClose(name);
+}
+
+function waitToClose(name) {
+  if (!closing.has(name)) setTimeout(closeGap, APART, name);
+  closing.add(name);
 }
 
 export default function ({ data, parentElement, setStateValue }) {
@@ -94,7 +104,7 @@ export default function ({ data, parentElement, setStateValue }) {
   const part = host.closest("[class*='st-key-place-of-']");
   const name = part && [...part.classList].find((one) => one.startsWith(PLACE));
   if (part) keepSize(name, height, data.height);
-  const place = { root, isNear: false, asked: -Infinity, tell: () => tellAlone(() => setStateValue("near", Math.random())) };
+  const place = { root, name, isNear: false, asked: -Infinity, tell: () => tellAlone(() => setStateValue("near", Math.random())) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
   const seen = new IntersectionObserver(
@@ -108,6 +118,5 @@ export default function ({ data, parentElement, setStateValue }) {
   return () => {
     seen.disconnect();
     places.delete(place);
-    if (part) setTimeout(closeGap, APART, name, part, root);
   };
 }
