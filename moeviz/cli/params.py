@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from moeviz.routing_trace import RoutingTrace
 
 
-MEMORY = "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free."
+MEMORY = "Memory of weights, keys and values and a step, and the cards that hold them with a tenth left free."
+ON_ONE = "experts_a_layer_"  # a column for each card begins so
+SETTINGS = ["weight_bits", "context", "batch"]
+SIZES = {
+    "weights": "weight_bytes",
+    "one expert": "expert_bytes",
+    "keys and values": "kv_bytes",
+    "a step": "step_bytes",
+    "together": "bytes",
+}
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -81,8 +90,26 @@ def print_memory(args: Namespace) -> int:
     said = f"{visible_line(name)}: an estimate from its config; keys, values and buffers are in 16 bits."
     if name.lower().endswith(".gguf") and (known := known_before(name)):
         said += f" In llama.cpp, as it is stored ({known.info.dtype}), it needs {bytes_said(float(known.memory))}."
-    print_estimate(table, said, MEMORY, args.json)
+    if args.json:
+        print_estimate(table, said, MEMORY, as_json=True)
+    else:
+        sizes, cards = _sizes_and_cards(table)
+        print_estimate(sizes, said, MEMORY, as_json=False, other=([], {"cards": cards}))
     return 0
+
+
+def _sizes_and_cards(table: "pd.DataFrame") -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """Return a table of memory for people: sizes in units, and a row for each kind of card."""
+    from pandas import concat
+
+    from moeviz.metrics.words import bytes_said
+
+    sizes = table[SETTINGS].assign(**{name: table[of].map(float).map(bytes_said) for name, of in SIZES.items()})
+    rows = [
+        table[SETTINGS].assign(card=card, needed=table[card], experts_a_layer_on_one=table[f"{ON_ONE}{card}"])
+        for card in (name.removeprefix(ON_ONE) for name in table if name.startswith(ON_ONE))
+    ]
+    return sizes, concat(rows).sort_values(SETTINGS, kind="stable")
 
 
 def params_of(

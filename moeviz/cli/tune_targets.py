@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_loading, add_segment, load_inside, number
-from moeviz.cli.output import check_output, keep_when_stopped, note, print_answer, progress
+from moeviz.cli.output import STOPPED, check_output, keep_when_stopped, note, print_answer, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
@@ -45,8 +45,12 @@ def run(args: Namespace) -> int:
     model = load_inside(args)
     keep_when_stopped()
     says = partial(progress, says="read {:,} of {:,} texts")
-    one, other = (trace_corpus(model, each, progress=says).of_segment(args.segment) for each in (texts, base))
-    found = tune_targets((one, other), args.score, args.share)
+    one = trace_corpus(model, texts, progress=says)
+    if STOPPED.is_set():
+        base = base[: one.tokens["sequence"].nunique()]
+        note(f"comparing with as many of the others: {len(base):,}")
+    pair = one.of_segment(args.segment), trace_corpus(model, base, progress=says).of_segment(args.segment)
+    found = tune_targets(pair, args.score, args.share)
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
         write_file(args.output, json.dumps(written) + "\n")

@@ -582,11 +582,12 @@ def test_a_long_table_is_cut_on_a_terminal_unless_all_of_it_is_asked_for(monkeyp
             11,
             "1 text",
         ),
+        (["tune-targets", "embedded", "one.txt", "two.txt", "three.txt", "four.txt", "five.txt"], 4, "layer"),
     ],
 )
 def test_what_was_read_is_kept_when_a_command_is_stopped(monkeypatch, tmp_path, capsys, words, after, result):
     monkeypatch.chdir(tmp_path)
-    for number, name in enumerate(("one", "two", "three", "four")):
+    for number, name in enumerate(("one", "two", "three", "four", "five")):
         Path(f"{name}.txt").write_text(f"12 + {number} = {12 + number}")
     shown = []
 
@@ -601,6 +602,7 @@ def test_what_was_read_is_kept_when_a_command_is_stopped(monkeypatch, tmp_path, 
     assert main([*words, "-q"]) == 130
     assert result in capsys.readouterr().out
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert len(shown) <= 2 * after  # of the 60 texts that it compares with, tune-targets reads as many
     if "-o" in words:
         assert read_trace("part.npz").tokens["sequence"].nunique() == 2
 
