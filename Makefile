@@ -8,7 +8,7 @@ PORT ?= 8501
 # One more than a small machine has cores: tests in a browser wait half of the time.
 WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 1
 ELSEWHERE := gpu or vllm or ray
 # Numbers worked out by hand, charts as they are drawn, files as they are read, addresses, routers, and the house's rules.
 FAST := $(wildcard tests/metrics/test_metrics_*.py) tests/charts/test_charts.py tests/formats/test_trace_file.py \

@@ -54,6 +54,14 @@ def pytest_report_header(config):
     return f"hypothesis: --hypothesis-seed={config.option.hypothesis_seed}"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    """Say at once what failed: a run that is cut off has no summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        said = f"{report.nodeid}: {report.when} failed after {report.duration:.0f} s"
+        sys.stderr.write(f"\n{said}\n{report.longreprtext}\n")
+
+
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
 
