@@ -3,7 +3,7 @@
 Small models that compute the same for each token, trained on the same tokens in the same order: a dense one, and
 mixtures that choose two of 2, 4, 8 and 16 experts of half its width. A run that is there already is read, one that was
 stopped goes on. Writes OUT/payoff.csv, a row a model: its experts, the seed, tokens read, parameters in all and at work
-for a token, held-out loss in nats a token and in bits a byte (means over the domains).
+for a token, held-out loss in nats per token and in bits a byte (means over the domains).
 """
 
 import argparse

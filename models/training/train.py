@@ -90,7 +90,7 @@ class Run:
         return max(self.position.seconds / 60 / minutes, self.position.tokens / tokens)
 
     def step(self) -> float:
-        """One step of all optimisers; returns the loss in nats a token."""
+        """One step of all optimisers; returns the loss in nats per token."""
         length = LONG_WINDOW if self.progress >= self.arguments.long_from else WINDOW
         ids, domains = self.windows.draw(self.position.step, self.arguments.tokens_per_step // length, length)
         ids, domains = torch.from_numpy(ids).to(self.device), torch.from_numpy(domains).to(self.device)

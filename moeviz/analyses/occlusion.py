@@ -180,7 +180,7 @@ def occluding(
 
 
 def most_forwards(tokens: int) -> int:
-    """Return the most forwards that `occlude` takes for a prompt of so many tokens, of that many tokens each."""
+    """Return the most forwards, each of the whole prompt, that `occlude` takes for a prompt of this many tokens."""
     return NUMBER * max(tokens - 1, 0)
 
 

@@ -170,7 +170,7 @@ def loss_by_precision(
     progress   called with (done, total), in texts read. Raise in it to stop.
 
     One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase
-    float64 (nats a token; above float32) · moved float64 (share of tokens, over all layers, that go to another set of
+    float64 (nats per token; above float32) · moved float64 (share of tokens, over all layers, that go to another set of
     experts than in float32).
 
     Raises what `what_if` raises, `CaptureError` where weights lie on disk, and `MissingField` for a segment that no
@@ -237,13 +237,13 @@ def ablate(
 
     A muted expert's tokens go to the router's next best. One row per layer and expert, greatest effect first. Columns:
     layer int32 · expert int16 · load float64 (its share of the layer's assignments) · kl float64 (nats, mean over
-    tokens: how far the distribution of the next token moves) · loss_change float64 (nats a token, mean: above 0 where
+    tokens: how far the distribution of the next token moves) · loss_change float64 (nats per token, mean: above 0 where
     the model predicts worse without it). Experts that no token uses change nothing: 0.
 
     chat       True reads each prompt as a user's turn of a chat, as in `trace`.
     layers     the model's own indices; default: all that have experts.
     experts    only these, as (layer, expert) pairs; default: all of those layers.
-    segment    of a chat: load and effects are those of its tokens alone, as "answer". An expert is muted for all.
+    segment    part of a chat, as "answer": load and effects are of its tokens only. An expert is muted for all tokens.
     progress   called with (done, total) after each expert. Raise in it to stop.
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
