@@ -269,12 +269,18 @@ def test_ids_may_be_numpy_s_and_named_twice_and_all_may_be_silenced(tokenizer):
     assert (silent.weights[0] == 0).all() and (silent.weights[1] > 0).all()
 
 
-def test_experts_that_cannot_run_another_number_of_them_are_a_sentence(tokenizer):
-    """transformers' own code of LongCat takes one expert a token for no list of experts."""
-    model, says = (
-        random_model("longcat_flash"),
-        r"LongcatFlashExperts in layer 0 cannot run.*ValueError.*another change",
-    )
+def test_experts_that_cannot_run_another_number_of_them_are_a_sentence(tokenizer, monkeypatch):
+    """As LongCat's until transformers 5.24, which took one expert a token for no list of experts."""
+    model, says = random_model("mixtral"), r"MixtralExperts in layer 0 cannot run.*ValueError.*another change"
+    experts = model.model.layers[0].mlp.experts
+    own = experts.forward
+
+    def two_alone(hidden, ids, weights):
+        if ids.shape[-1] != 2:
+            raise ValueError("not two experts a token")
+        return own(hidden, ids, weights)
+
+    monkeypatch.setattr(experts, "forward", two_alone)
     with pytest.raises(CaptureError, match=says):
         what_if(model, TEXT, TopK(1), tokenizer=tokenizer)
     with pytest.raises(CaptureError, match=says):

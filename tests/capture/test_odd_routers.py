@@ -119,9 +119,10 @@ def test_each_pass_of_a_loop_has_the_logits_that_its_router_made_in_that_pass():
 
 
 def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
-    trace, _ = traced("longcat_flash")
+    trace, testimony = traced("longcat_flash")
     assert trace.model.zero_experts == 2 and trace.model.num_experts == (10, 10)
     assert (trace.experts >= 8).any()
+    assert chosen(trace, 1) != received(testimony, "layers.1."), "its block keeps those that compute nothing"
     zaya = random_model("zaya")
     zaya.model.layers[1].mlp.gate.balancing_biases[-1] = 0.8
     trace, testimony = traced("zaya", zaya)
@@ -129,6 +130,24 @@ def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
     skipped = trace.experts[..., 0] == 8
     assert 0 < skipped[1].mean() < 1 and (trace.weights[..., 0][skipped] == 0).all()
     assert chosen(trace, 1) == received(testimony, "layers.1.")
+
+
+@torch.no_grad()
+def test_what_a_block_adds_to_its_experts_is_what_it_read_times_the_recorded_weight_of_those_that_compute_nothing():
+    model, heard = random_model("longcat_flash"), {}
+    router = find_routers(model)[1]
+    (experts,) = router.experts.values()
+    hooks = [
+        router.block.register_forward_hook(lambda _block, given, out: heard.update(read=given[0], block=out)),
+        experts.register_forward_hook(lambda _experts, _given, out: heard.update(experts=out)),
+    ]
+    trace, _ = traced("longcat_flash", model)
+    for hook in hooks:
+        hook.remove()
+    added = (heard["block"].reshape(heard["experts"].shape) - heard["experts"]).numpy()
+    idle = np.where(trace.experts[1] >= 8, trace.weights[1], 0).sum(-1, keepdims=True)
+    assert 0 < (idle > 0).mean() < 1
+    np.testing.assert_allclose(added, idle * heard["read"].reshape(added.shape).numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_a_block_that_decides_is_recorded_and_left_as_it_was():

@@ -34,9 +34,9 @@ from moeviz.capture.trace import trace as trace_images
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
 from moeviz.image_tokens import BOX
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
+from moeviz.routing_trace import RoutingTrace
 from survey.checkpoints import write_checkpoint
-from survey.compare import block_factor
+from survey.compare import block_factor, told_of_computing
 from survey.tiny_models import CLOSE, read, some_tokens
 
 
@@ -114,7 +114,7 @@ def _images(architecture: str, opened: type[PreTrainedModel]) -> str:
     tokens = trace_images(model, "What is here?", images=[picture()], processor=processor).tokens
     if not (of_image := tokens[tokens["kind"] == "image"]).size:
         raise CaptureError(f"{architecture}: no token of the image is in the trace.")
-    return YES if of_image[[*BOX]].notna().all(axis=None) else "without boxes"
+    return YES if of_image[[*BOX]].notna().any(axis=None) else "without boxes"
 
 
 def difference_from_oracle(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
@@ -124,19 +124,15 @@ def difference_from_oracle(trace: RoutingTrace, recording: Recording, testimony:
         calls = next((testimony[place] for place in places if testimony.get(place)), None)
         if not calls:
             return f"nothing was witnessed at {router.path}"
-        for token, received in enumerate(calls.pop(0)):
-            told = _told(trace, layer, token)
+        for token, given in enumerate(calls.pop(0)):
+            received = {expert: weight for expert, weight in given.items() if weight != 0}
+            told = told_of_computing(trace, layer, token, router)
             if set(told) != set(received):
                 return f"{router.path}, token {token}: recorded {sorted(told)}, received {sorted(received)}"
             factor = np.float32(router.factor)
             if any(weight is not None and np.float32(weight) * factor != told[e] for e, weight in received.items()):
                 return f"{router.path}, token {token}: recorded weights {told}, received {received}"
     return ""
-
-
-def _told(trace: RoutingTrace, layer: int, token: int) -> dict[int, np.float32]:
-    pairs = zip(trace.experts[layer, token].tolist(), trace.weights[layer, token], strict=True)
-    return {expert: weight for expert, weight in pairs if expert != NO_EXPERT and weight != 0}
 
 
 def _unscaled(model: PreTrainedModel, router: Router) -> str:
@@ -166,7 +162,7 @@ SHARED = re.compile(r"^shared_(?!expert_gate)")
 YES = "yes"
 OWN = "–"  # the kernels do not run it, so nothing has read these steps off the router
 # What is known to differ from what the experts receive, in words; the survey's own are of one token.
-KNOWN_TROUBLE = {"nllb_moe": "no: experts 0 and 1 run whatever the router decides (transformers 5.24)"}
+KNOWN_TROUBLE = {"nllb_moe": "no: experts 0 and 1 run whatever the router decides (transformers 5.25)"}
 
 
 def rows_of(findings: list[ArchitectureFinding]) -> Iterator[dict[str, str]]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.record.witness import ABSOLUTE, RELATIVE, Testimony, difference, is_standard, witnessed
+from moeviz.capture.record.witness import ABSOLUTE, RELATIVE, Testimony, difference, is_standard, weights_of, witnessed
+from moeviz.capture.routers.discovery import Router
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.routing_trace import RoutingTrace
@@ -67,6 +68,13 @@ def oracle_recording(model: PreTrainedModel) -> Iterator[OracleRecording]:
     """Inside the block, what the experts receive in the last forward of a prompt is kept for a verdict."""
     with witnessed(model) as testimony:
         yield OracleRecording(model, testimony)
+
+
+def told_of_computing(trace: RoutingTrace, layer: int, token: int, router: Router) -> dict[int, np.float32]:
+    """Each recorded weight of an expert that computes; the others may be their block's (test_odd_routers.py)."""
+    found = weights_of(trace.experts[layer, token].tolist(), trace.weights[layer, token])
+    computing = router.num_experts - router.zero_experts
+    return {expert: weight for expert, weight in found.items() if expert < computing and weight != 0}
 
 
 def same(made: RoutingTrace, quiet: RoutingTrace) -> str:

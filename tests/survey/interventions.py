@@ -23,6 +23,7 @@ from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
+from survey.compare import told_of_computing
 from survey.reference_interventions import KINDS, TEXT, Renamed, Subject
 from survey.tiny_models import CLOSE, UNSEEN, random_model, read, tokenizer
 
@@ -105,7 +106,8 @@ def _difference(
         factor = factors.get(router.path, router.factor)
         received = next(testimony[place] for place in places if testimony.get(place)).pop(0)
         for token, row in enumerate(received):
-            expected, told = renamed.get(router.path, dict)(row), _told(changed, layer, token)
+            expected = {e: weight for e, weight in renamed.get(router.path, dict)(row).items() if weight != 0}
+            told = told_of_computing(changed, layer, token, router)
             right = set(told) == set(expected) and all(
                 weight is None or np.isclose(told[expert], weight * factor, **CLOSE)
                 for expert, weight in expected.items()
@@ -113,11 +115,6 @@ def _difference(
             if not right:
                 return f"{WRONG}{router.path}, token {token}: recorded {told}, received {expected}"
     return ""
-
-
-def _told(changed: RoutingTrace, layer: int, token: int) -> dict[int, float]:
-    pairs = zip(changed.experts[layer, token].tolist(), changed.weights[layer, token].tolist(), strict=True)
-    return {expert: weight for expert, weight in pairs if expert >= 0 and weight != 0}
 
 
 def _unlike(changed: RoutingTrace, logits: np.ndarray | None, ours: Tensor, output: Tensor) -> str:

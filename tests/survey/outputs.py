@@ -6,6 +6,7 @@ to the token's row. Nothing of moeviz's way of recording is used: no forward of 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 
 import numpy as np
 import torch
@@ -116,8 +117,6 @@ def alone(experts: nn.Module, expert: int, row: Tensor) -> Tensor:
         size, mlp = experts.ffn_hidden_size, experts.mlp
         w1, v1, w2 = (part[expert * size : (expert + 1) * size] for part in (mlp.w1, mlp.v1, mlp.w2))
         return (mlp.activation_fn(w1 @ row) * (v1 @ row)) @ w2
-    if name == "LongcatFlashExperts" and expert >= experts.num_routed_experts:
-        return row
     if name == "ZayaExperts" and expert >= experts.num_experts:
         return torch.zeros_like(row)
     across = getattr(experts, "is_transposed", name == "Llama4TextExperts")
@@ -132,7 +131,10 @@ def alone(experts: nn.Module, expert: int, row: Tensor) -> Tensor:
     else:
         inner = _gated(experts, times("gate_up_proj", row))
     out = times("down_proj", inner)
-    return experts.post_expert_norm(out[None])[0] if hasattr(experts, "post_expert_norm") else out
+    if not hasattr(experts, "post_expert_norm"):
+        return out
+    which = [torch.tensor([expert])] if "expert_ids" in signature(experts.post_expert_norm.forward).parameters else []
+    return experts.post_expert_norm(out[None], *which)[0]
 
 
 def _gated(experts: nn.Module, both: Tensor) -> Tensor:
@@ -147,11 +149,13 @@ def _gated(experts: nn.Module, both: Tensor) -> Tensor:
 def _differs(
     made: RoutingTrace, layer: int, token: int, router: Router, rows: list[Callable[[int], Tensor]], stream: Tensor
 ) -> str:
-    experts = [e for e in made.experts[layer, token].tolist() if e >= 0]
+    slots = made.experts[layer, token]
+    filled = (slots >= 0) & (slots < router.num_experts - router.zero_experts)
+    experts = slots[filled].tolist()
     if not experts:
         return ""
     outputs = torch.stack([rows[token](e) for e in experts]).double()
-    weights = torch.from_numpy(made.weights[layer, token, : len(experts)]).double()
+    weights = torch.from_numpy(made.weights[layer, token][filled]).double()
     if type(next(iter(router.experts.values()))).__name__ == "Llama4TextExperts":
         weights = (weights != 0).double()
     whole = (weights[:, None] * outputs).sum(0)
@@ -161,7 +165,7 @@ def _differs(
         expected["residual"] = _cosine(outputs, stream.reshape(-1, stream.shape[-1])[token].double())
     for name, values in expected.items():
         told = getattr(made.outputs, name)[layer, token]
-        if not np.allclose(told[: len(experts)], values.numpy(), **CLOSE) or told[len(experts) :].any():
+        if not np.allclose(told[filled], values.numpy(), **CLOSE) or told[~filled].any():
             return f"{name} {told.tolist()}, from the weights {values.tolist()}"
     return ""
 

@@ -31,9 +31,8 @@ GREATEST = FIGURES.index("greatest")
 PROJECTIONS = ("fc2_latent_proj", "post_expert_proj")  # of a block whose experts are in a space of their own
 SEEN_AGAIN = 2  # rows of the first forward
 SMALLEST = {True: 1e-6, False: 2**-6}  # weight by which a product in float32, or in another dtype, is divided
-PAIRED = ("LongcatFlashExperts",)  # need two experts per row: the second is the last one, with weight 0
 REFUSED = {
-    "NllbMoeExperts": "run experts 0 and 1 whatever the router decides (transformers 5.24)",
+    "NllbMoeExperts": "run experts 0 and 1 whatever the router decides (transformers 5.25)",
     "DogeCDMoE": "are single rows of a table, which their block mixes without giving an output of each",
 }
 
@@ -266,7 +265,7 @@ def is_latent(router: Router) -> bool:
 
 def are_given_weights(router: Router) -> bool:
     """True if a router's experts are one module that is given hidden states, expert ids and weights."""
-    return len(router.experts) == 1 and _kind(router) not in {*_READERS, *PAIRED, *REFUSED}
+    return len(router.experts) == 1 and _kind(router) not in {*_READERS, *REFUSED}
 
 
 def _kind(router: Router) -> str:
@@ -298,9 +297,6 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
     def run_each(of: slice, chosen: Tensor) -> Tensor:
         repeated = rows[of].repeat_interleave(chosen.shape[-1], dim=0)[(None,) * outer]
         one, factor = chosen.reshape(-1, 1), weights[0].new_ones(chosen.numel(), 1)
-        if _kind(router) in PAIRED:
-            one = torch.cat([one, torch.full_like(one, router.num_experts - 1)], dim=1)
-            factor = torch.cat([factor, torch.zeros_like(factor)], dim=1)
         found = experts.forward(repeated, one, factor)
         return found.reshape(*chosen.shape, size)
 

@@ -7,7 +7,7 @@ tokens, before its first trace. The survey (`tests/survey`) compares every archi
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -98,9 +98,18 @@ def _ids_and_weights(experts: nn.Module, calls: Calls) -> list:
         if ids is None:  # a form that moeviz does not know: nothing is witnessed
             return
         weights = next(part for part in tensors if part.is_floating_point() and part.shape == ids.shape)
-        calls.append([dict(zip(*row, strict=True)) for row in zip(ids.tolist(), weights.tolist(), strict=True)])
+        calls.append([weights_of(*row) for row in zip(ids.tolist(), weights.tolist(), strict=True)])
 
     return [_before(experts, note, with_kwargs=True)]
+
+
+def weights_of(ids: Iterable[int], weights: Iterable[float]) -> dict[int, float | None]:
+    """Return the weight of each expert that one token is sent to; of one that has several slots, their sum."""
+    found: dict[int, float | None] = {}
+    for expert, weight in zip(ids, weights, strict=True):
+        if expert != NO_EXPERT:
+            found[expert] = weight + (found.get(expert) or 0)
+    return found
 
 
 def _masks(experts: nn.Module, calls: Calls) -> list:
@@ -351,12 +360,11 @@ def _of_the_site(made: RoutingTrace, model: PreTrainedModel, testimony: Testimon
 
 
 def _at(made: RoutingTrace, layer: int, token: int, expected: dict, router: Router, tolerance: float) -> str:
-    pairs = zip(made.experts[layer, token].tolist(), made.weights[layer, token].tolist(), strict=True)
-    recorded = {expert: weight for expert, weight in pairs if expert != NO_EXPERT}
+    recorded = weights_of(made.experts[layer, token].tolist(), made.weights[layer, token].tolist())
     received = {expert: weight for expert, weight in expected.items() if weight != 0}
     trifles = {expert for expert, weight in recorded.items() if abs(weight) <= tolerance * ABSOLUTE / RELATIVE}
-    skips = router.zero_experts and any(expert >= router.num_experts - router.zero_experts for expert in recorded)
-    if set(recorded) - trifles != set(received) - trifles or not (skips or set(expected) <= set(recorded)):
+    idle = {expert for expert in recorded if expert >= router.num_experts - router.zero_experts} - set(received)
+    if set(recorded) - trifles - idle != set(received) - trifles or not (idle or set(expected) <= set(recorded)):
         return f"recorded {recorded}, received {expected}"
     close = {"rtol": tolerance, "atol": tolerance * ABSOLUTE / RELATIVE}
     if not all(np.isclose(recorded[e], w * router.factor, **close) for e, w in received.items() if w is not None):
