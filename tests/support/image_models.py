@@ -41,6 +41,11 @@ SPECIAL = [
     "<|media_pad|>",
     "<|media_end|>",
     "<|kimi_k25_video_placeholder|>",
+    "<|image_start|>",
+    "<|image_end|>",
+    "<|patch|>",
+    "<|tile_x_separator|>",
+    "<|tile_y_separator|>",
     "[IMG]",
     "[IMG_BREAK]",
     "[IMG_END]",
@@ -73,6 +78,7 @@ IDS: dict[str, dict[str, str]] = {
         **{"video_start_token_id": "<|VIDEO_START|>", "video_end_token_id": "<|VIDEO_END|>"},
     },
     "kimi_k25": {"image_token_id": "<|media_pad|>", "video_token_id": "<|kimi_k25_video_placeholder|>"},
+    "llama4": {"image_token_id": "<|patch|>", "image_token_index": "<|patch|>"},
     "mistral_large4": {"image_token_id": "[IMG]", "image_token_index": "[IMG]"},
     "gemma4": {"image_token_id": "<image_soft_token>"},
     "step3p7": {"image_token_id": "<im_patch>"},
@@ -107,6 +113,7 @@ TOWER = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "nu
 TOWERS: dict[str, dict[str, Any]] = {
     "gemma4": TOWER | {"model_type": "gemma4_vision", "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16},
     "aria": {"image_size": 490, "patch_size": 14},
+    "llama4": {"image_size": 336, "patch_size": 14, "intermediate_size": 128},
 }
 FAMILIES = (*(family for family in IDS if family != "aria"),)
 
@@ -150,6 +157,9 @@ def _processor(family: str, words: Any) -> ProcessorMixin:
         parts = (_named(part.format(f"{kind}_processing", f"{kind.title()}Processor")) for kind in ("image", "video"))
         pixels, video = parts
         return _named(part.format("processing", "Processor"), pixels, words, video)
+    if family == "llama4":
+        pixels = _named("llama4.image_processing_llama4.Llama4ImageProcessor")
+        return _named("llama4.processing_llama4.Llama4Processor", pixels, words)
     if family == "mistral_large4":
         sizes = {"size": {"longest_edge": 448}, "patch_size": {"height": 14, "width": 14}}
         pixels = _named("pixtral.image_processing_pil_pixtral.PixtralImageProcessorPil", **sizes)

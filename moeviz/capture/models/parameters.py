@@ -141,7 +141,7 @@ def text_reader(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 # Whole checkpoints that transformers has a class for the text of as well: they are opened with what reads their images.
-READ_IMAGES = ("qwen3_5_moe", "qwen4_exp")
+READ_IMAGES = ("llama4", "qwen3_5_moe", "qwen4_exp")
 
 
 def auto_class(config: PreTrainedConfig) -> type[Any]:

@@ -6,6 +6,7 @@ and looking which token's features change most (`make survey`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from math import isqrt
 from typing import Any
 
 from moeviz.image_tokens import OVERVIEW, TILE, WHOLE
@@ -83,6 +84,30 @@ def _convolved_tiles(processor: Any, inputs: Tensors, sizes: list[Size]) -> Iter
         yield places + _of(OVERVIEW if tiles else WHOLE, _shifted(size // 14 // 4, field, (width, height)))
 
 
+def _padded_tiles(processor: Any, _inputs: Tensors, sizes: list[Size]) -> Iterator[Places]:
+    """Llama 4: tiles of an image that is padded on the right and below; then the whole, distorted, as one tile more."""
+    from torch import tensor
+    from transformers.models.llama4 import image_processing_llama4 as llama
+
+    made, side = processor.image_processor, processor.image_processor.size["height"]
+    canvases = tensor(llama.find_supported_resolutions(made.max_patches, made.size))
+    tokens = isqrt((side // processor.patch_size) ** 2 // processor.downsample_ratio)  # of a row of a tile
+    for width, height in sizes:
+        canvas = llama.get_best_fit((height, width), canvases, made.resize_to_max_canvas)
+        down, across = (canvas // side).tolist()
+        target = down * side, across * side
+        if not made.resize_to_max_canvas:  # no image grows over the side of a tile
+            target = min(max(height, side), target[0]), min(max(width, side), target[1])
+        resized_height, resized_width = llama.get_max_res_without_distortion((height, width), target)
+        field, seen = (side * width / resized_width, side * height / resized_height), (width, height)
+        if down * across == 1:
+            yield _of(WHOLE, _grid(tokens, tokens, field, seen))
+            continue
+        starts = [(column * field[0], row * field[1]) for row in range(down) for column in range(across)]
+        tiles = [box for start in starts for box in _grid(tokens, tokens, field, seen, start)]
+        yield _of(TILE, tiles) + _of(OVERVIEW, _grid(tokens, tokens, seen, seen))
+
+
 def _shifted(side: int, field: Pair, seen: Size, start: Pair = (0, 0)) -> list[Box | None]:
     """Lay Step's grid: 1.5 patches, of 4 a token, further left and up than a plain one."""
     left, up = (extent / side / 4 * 1.5 for extent in field)
@@ -95,6 +120,7 @@ PLACES: dict[str, Callable[[Any, Tensors, list[Size]], Iterator[Places]]] = {
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_omni_moe_thinker"), _merged_patches),
     **dict.fromkeys(("glm4v_moe", "ernie4_5_vl_moe"), _merged_patches),
     "kimi_k25": _padded_patches,
+    "llama4": _padded_tiles,
     "mistral_large4": _pixtral,
     "gemma4": _pooled_patches,
     "step3p7": _convolved_tiles,
