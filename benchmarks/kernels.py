@@ -69,7 +69,7 @@ def route_then_copy(logits: Tensor, gating: Gating, bias: Tensor | None, record:
 
 
 def transformers_router(logits: Tensor, gating: Gating, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Route as Mixtral's and DeepSeek-V3's routers do in transformers 5.24, after their logits."""
+    """Route as Mixtral's and DeepSeek-V3's routers do in transformers 5.25, after their logits."""
     if gating.score == "softmax":
         weights, experts = torch.topk(logits.float().softmax(dim=-1), gating.top_k, dim=-1)
         return weights / weights.sum(dim=-1, keepdim=True), experts

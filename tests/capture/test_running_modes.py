@@ -75,7 +75,7 @@ def test_the_table_of_ways_has_every_way_and_nothing_wrong_in_it():
     assert (SURVEYED.sum(axis=1) == [len(tried_on(way)) for way in WAYS]).all()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers so
 def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_nothing(model, tokenizer):
     from survey.model_variants import lora_on_routers, with_lora
     from survey.tiny_models import random_model
@@ -87,7 +87,7 @@ def test_lora_on_the_routers_sends_tokens_elsewhere_or_the_survey_would_show_not
     assert (one.experts != other.experts).mean() > 0.05
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers so
 def test_a_model_that_learns_its_prompt_is_refused(tokenizer):
     from peft import PromptTuningConfig, get_peft_model
 

@@ -67,7 +67,7 @@ def test_french_texts_have_targets_that_shuffled_labels_do_not():
     assert sum(by_luck) <= 2, by_luck
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers 5.24 so
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft 0.21 asks transformers so
 def test_files_are_those_that_esft_and_peft_read():
     peft = pytest.importorskip("peft")
     found = tune_targets((trace_of([[[1, 0]] * 9] * 6), trace_of([EVEN * 5] * 6)), share=0.6)

@@ -236,7 +236,7 @@ def test_a_resumed_run_continues_the_history(restored, tmp_path):
     options |= {
         "logging_steps": 2,
         "learning_rate": 0.0,
-    }  # transformers 5.24 does not load these routers and experts anew
+    }  # transformers 5.25 does not load these routers and experts anew
     runs = {}
     for name in ("whole", "resumed"):
         folder = tmp_path / name

@@ -5,7 +5,7 @@ declares, per architecture, which module class gives `router_logits` (`_can_reco
 Routers that are declared otherwise, or not at all, have a row in ROUTER_ADAPTERS.
 
 Some models run a few of their layers several times in one forward. The survey (`tests/survey`) reads every MoE
-architecture of transformers 5.24: those in LOOPED call a router more than once in a forward, and no other does. In any
+architecture of transformers 5.25: those in LOOPED call a router more than once in a forward, and no other does. In any
 other model, a module that answers more often than it should is not a layer.
 """
 

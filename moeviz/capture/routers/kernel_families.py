@@ -101,7 +101,7 @@ _ERNIE = Family(
 _MIXTRAL = Family(_plain, _softmax)
 _MINIMAX_M3 = Family(_plain, _sigmoid, _correction)
 
-# The class of the router, in transformers 5.24: those that decide alike in one word, and then each of its own.
+# The class of the router, in transformers 5.25: those that decide alike in one word, and then each of its own.
 _ALIKE = {
     "AriaTextTopKRouter FlexOlmoTopKRouter MellumTopKRouter OlmoeTopKRouter Qwen2MoeTopKRouter "
     "Qwen3MoeTopKRouter Qwen3NextTopKRouter Qwen3OmniMoeTextTopKRouter Qwen3OmniMoeThinkerTextTopKRouter "
@@ -109,7 +109,7 @@ _ALIKE = {
     "AXK1TopkRouter BailingHybridTopkRouter DeepseekV3TopkRouter DeepseekV32TopkRouter Dots1TopkRouter "
     "Dots3NoteTextTopkRouter ExaoneMoeTopkRouter Glm4MoeTopkRouter Glm4MoeLiteTopkRouter "
     "Glm4vMoeTextTopkRouter Glm5NextTextTopkRouter GlmMoeDsaTopkRouter HYV4TopkRouter HYV4VLTopkRouter "
-    "KimiLinearTopkRouter MiMoV2FlashTopkRouter NemotronHTopkRouter SolarOpenTopkRouter": _V3,
+    "KimiLinearTopkRouter MiMoV2FlashTopkRouter MiniCPM5MoeTopkRouter NemotronHTopkRouter SolarOpenTopkRouter": _V3,
     "DeepseekOcr2TextTopkRouter DeepseekV2TopkRouter UnlimitedOcrTextTopkRouter": _V2,
     "Ernie4_5_MoeTopKRouter Ernie4_5_VLMoeMoeTopKRouter": _ERNIE,
     "GraniteMoeTopKRouter GraniteMoeHybridTopKRouter GraniteMoeSharedTopKRouter GraniteMoeSWATopKRouter": _GRANITE,
@@ -136,6 +136,18 @@ FAMILIES: dict[str, Family] = {
         weights_like="hidden",
     ),
     "DeepseekV4TopKRouter": Family(_plain, _deepseek_v4, _correction, "logits", rounds_scores=True),
+    "ErgoTopkRouter": Family(
+        lambda router, hidden: linear(hidden.float(), router.linear.weight.to(hidden.dtype).float()),
+        lambda router: Gating(
+            len(router.e_score_correction_bias),
+            router.top_k,
+            "sigmoid",
+            scale=router.routed_scaling_factor,
+            added=1e-20,
+        ),
+        _correction,
+        "hidden",
+    ),
     "FlintTopKRouter": Family(_in_float32, _sigmoid),
     "GptOssTopKRouter": Family(
         lambda router, hidden: linear(hidden, router.weight, router.bias), _softmax, weights_like="logits"
@@ -189,6 +201,7 @@ OTHERS: dict[str, str] = {
     "InklingTopkRouter": "renormalises together with the shared experts",
     "JetMoeTopKGating": "sorts its choices by expert",
     "Kolibri1TopKRouter": "ranks by logit + bias",
+    "Kolibri1_1TopKRouter": "ranks by logit + bias",
     "Llama4Router": "answers with the scores of all experts",
     "NllbMoeTop2Router": "has a capacity, and drops tokens",
     "PhimoeTopKRouter": "takes a softmax for each of its choices (SparseMixer)",

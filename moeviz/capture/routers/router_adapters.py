@@ -1,7 +1,7 @@
 """Routers that answer differently from most routers of transformers: a row each, with a small reader and a writer.
 
 Most routers of transformers return (logits, weights, expert ids) from their forward, have a sibling module `experts`,
-and are declared by the model. Others have a row here, by the class of the router in transformers 5.24; the survey
+and are declared by the model. Others have a row here, by the class of the router in transformers 5.25; the survey
 (`tests/survey`) compares each of them with what the experts received.
 
 A reader gets the router, the arguments that it was called with, and its answer; it returns (logits, weights, expert
@@ -224,7 +224,7 @@ ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
         _two_with_capacity,
         top_k=lambda _router: 2,
         caution=(
-            "The experts of NllbMoe in transformers 5.24 read the router's mask as expert ids, so experts 0 and 1 run "
+            "The experts of NllbMoe in transformers 5.25 read the router's mask as expert ids, so experts 0 and 1 run "
             "whatever the router decides; the trace holds what the router decides. A second expert whose weight is "
             "rounded to 0, which half precision does, is shown as dropped."
         ),
