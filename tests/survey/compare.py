@@ -72,9 +72,9 @@ def oracle_recording(model: PreTrainedModel) -> Iterator[OracleRecording]:
 
 def told_of_computing(trace: RoutingTrace, layer: int, token: int, router: Router) -> dict[int, np.float32]:
     """Each recorded weight of an expert that computes; the others may be their block's (test_odd_routers.py)."""
-    found = weights_of(trace.experts[layer, token].tolist(), trace.weights[layer, token])
+    found = weights_of(trace.experts[layer, token].tolist(), trace.weights[layer, token].tolist())
     computing = router.num_experts - router.zero_experts
-    return {expert: weight for expert, weight in found.items() if expert < computing and weight != 0}
+    return {expert: np.float32(weight) for expert, weight in found.items() if expert < computing and weight != 0}
 
 
 def same(made: RoutingTrace, quiet: RoutingTrace) -> str:

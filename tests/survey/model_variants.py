@@ -147,10 +147,16 @@ def _name(router: Router) -> str:
 
 
 def lora_on_experts(model: PreTrainedModel) -> dict:
-    """The same for every matrix of the experts."""
+    """The same for every matrix of the experts; a norm that has a row for each of them is none (Ergo)."""
     parts = ((path, part) for router in find_routers(model) for path, part in router.experts.items())
     return _targets(
-        model, (f"{path}.{name}" for path, part in parts for name, w in part.named_parameters() if w.dim() > 1)
+        model,
+        (
+            f"{path}.{name}"
+            for path, part in parts
+            for name, weight in part.named_parameters()
+            if weight.dim() > 1 and "norm" not in name
+        ),
     )
 
 
