@@ -9,13 +9,13 @@ import pytest
 import torch
 from cut_models import TEXTS, loaded, logits_of, strong, without
 from routed_trace import with_outputs
-from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
+from transformers import Llama4TextConfig
 
 import moeviz
 from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, split_other
 from moeviz.analyses.pruning.result import pruning_sentences, split
 from moeviz.analyses.what_if import what_if
-from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.metrics.pruning import (
@@ -146,12 +146,13 @@ def test_a_mean_output_stands_in_a_cut_expert_s_place(family, monkeypatch):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def test_means_are_refused_where_experts_are_not_given_their_weights(monkeypatch):
-    monkeypatch.setattr(expert_outputs, "PAIRED", ("MixtralExperts",))
+def test_means_are_refused_where_experts_are_not_given_their_weights():
+    """Llama 4 scales what its experts are given; they never see a weight."""
+    model = loaded(tiny_model(Llama4TextConfig(**SHAPE, head_dim=8, num_hidden_layers=2, num_local_experts=4)))
     with pytest.raises(CaptureError, match="are not given their weights, so no mean can stand in"):
-        pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="mean output")
+        pruning_curve(model, TEXTS, cuts=(1,), replaced_by="mean output")
     with pytest.raises(CaptureError, match="'nothing'"):
-        pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="nothing")
+        pruning_curve(model, TEXTS, cuts=(1,), replaced_by="nothing")
 
 
 def test_a_softmax_over_all_experts_is_one_over_those_that_are_left():
