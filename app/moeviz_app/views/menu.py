@@ -30,41 +30,31 @@ from moeviz_app.session.subject import (
     WEIGHTS,
 )
 from moeviz_app.session.visit import Takes, visit
+from moeviz_app.url import serve_address
 from moeviz_app.url.fields import PageAddress, choice, page_address
-from moeviz_app.url.serve_address import ADDRESS as SERVE
-from moeviz_app.views.balance import ADDRESS as BALANCE
-from moeviz_app.views.balance import balance_page
-from moeviz_app.views.compare import compare_page
-from moeviz_app.views.contrast import ADDRESS as CONTRAST
-from moeviz_app.views.contrast import contrast_page
-from moeviz_app.views.corpus import corpus_page
-from moeviz_app.views.engine_difference import ADDRESS as ENGINES
-from moeviz_app.views.engine_difference import engine_difference_page
-from moeviz_app.views.expert import expert_page
-from moeviz_app.views.expert_table import PAGE as TABLE
-from moeviz_app.views.expert_table import expert_table_page
-from moeviz_app.views.experts import ADDRESS as EXPERTS
-from moeviz_app.views.experts import experts_page
-from moeviz_app.views.explore import explore_page
-from moeviz_app.views.history.gallery import exhibit_page
-from moeviz_app.views.history.mixtral import mixtral_page
-from moeviz_app.views.history.story import article_page, story_page
-from moeviz_app.views.lineage import lineage_page
-from moeviz_app.views.models import models_page
-from moeviz_app.views.one_word import ADDRESS as WORD
-from moeviz_app.views.one_word import one_word_page
-from moeviz_app.views.prune import prune_page
-from moeviz_app.views.routes import ADDRESS as A_PATH
-from moeviz_app.views.routes import PAGE as ROUTES
-from moeviz_app.views.routes import routes_page
-from moeviz_app.views.serve import serve_page
-from moeviz_app.views.timeline import timeline_page
-from moeviz_app.views.topic import picture_key, topic_page
-from moeviz_app.views.traces import traces_page
-from moeviz_app.views.training import ADDRESS as RUN_ADDRESS
-from moeviz_app.views.training import training_page
-from moeviz_app.views.what_if import ADDRESS as CHANGE
-from moeviz_app.views.what_if import what_if_page
+from moeviz_app.views import (
+    balance,
+    compare,
+    contrast,
+    corpus,
+    engine_difference,
+    expert,
+    expert_table,
+    experts,
+    explore,
+    lineage,
+    models,
+    one_word,
+    prune,
+    routes,
+    serve,
+    timeline,
+    topic,
+    traces,
+    training,
+    what_if,
+)
+from moeviz_app.views.history import gallery, mixtral, story
 from moeviz_app.widgets.components import component
 from moeviz_app.widgets.pickers import COMPARED
 
@@ -88,9 +78,9 @@ class PageRow:
 
 
 def _topic(name: str, takes: Takes, *topics: str) -> PageRow:
-    pictures = {chart.key: chart.key for topic in topics or (name,) for chart in TOPICS[topic]}
-    address = page_address(choice("picture", picture_key(name), pictures))
-    return PageRow(name, partial(topic_page, name, *topics), takes, address)
+    pictures = {chart.key: chart.key for of in topics or (name,) for chart in TOPICS[of]}
+    address = page_address(choice("picture", topic.picture_key(name), pictures))
+    return PageRow(name, partial(topic.topic_page, name, *topics), takes, address)
 
 
 def _takes(example: str, *needs: str, prefers: tuple[str, ...] = (), **more: bool) -> Takes:
@@ -106,53 +96,53 @@ TO_RUN = _takes(MIXED, ORDER, WEIGHTS, PROMPT)
 TOKENS = _takes(EMBEDDED, ORDER)
 
 PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at the first
-    "Explore": (PageRow(FIRST, explore_page, A_TEXT), _topic("Tokens", A_TEXT)),
+    "Explore": (PageRow(FIRST, explore.explore_page, A_TEXT), _topic("Tokens", A_TEXT)),
     "Experts": (
-        PageRow("Experts", experts_page, OF_EXPERTS, EXPERTS),
-        PageRow(TABLE, expert_table_page, OF_EXPERTS),
-        PageRow(ROUTES, routes_page, OF_EXPERTS, A_PATH),
+        PageRow("Experts", experts.experts_page, OF_EXPERTS, experts.ADDRESS),
+        PageRow(expert_table.PAGE, expert_table.expert_table_page, OF_EXPERTS),
+        PageRow(routes.PAGE, routes.routes_page, OF_EXPERTS, routes.ADDRESS),
         _topic("Specialization", _takes(EMBEDDED, ORDER, prefers=(KINDS,))),
         _topic("Locality", TOKENS),
         _topic("Co-activation", TOKENS),
         _topic("Confidence", _takes(MIXED, ORDER, SCORES)),
         _topic("Layers", TOKENS, "Flow", "Layers"),
-        PageRow("Prune", prune_page, OF_MODEL),
-        PageRow("Lineage", lineage_page, OF_MODEL),
+        PageRow("Prune", prune.prune_page, OF_MODEL),
+        PageRow("Lineage", lineage.lineage_page, OF_MODEL),
     ),
     "Compare": (
-        PageRow("Compare", compare_page, _takes(MIXED, ORDER), COMPARED),
-        PageRow("One word", one_word_page, TO_RUN, WORD),
-        PageRow("Contrast", contrast_page, _takes(EMBEDDED, ORDER, KINDS), CONTRAST),
-        PageRow("Engine difference", engine_difference_page, None, ENGINES),
-        PageRow("What if", what_if_page, TO_RUN, CHANGE),
+        PageRow("Compare", compare.compare_page, _takes(MIXED, ORDER), COMPARED),
+        PageRow("One word", one_word.one_word_page, TO_RUN, one_word.ADDRESS),
+        PageRow("Contrast", contrast.contrast_page, _takes(EMBEDDED, ORDER, KINDS), contrast.ADDRESS),
+        PageRow("Engine difference", engine_difference.engine_difference_page, None, engine_difference.ADDRESS),
+        PageRow("What if", what_if.what_if_page, TO_RUN, what_if.ADDRESS),
     ),
     "Balance": (
-        PageRow("Balance", balance_page, _takes(MIXTRAL, COUNTED), BALANCE),
+        PageRow("Balance", balance.balance_page, _takes(MIXTRAL, COUNTED), balance.ADDRESS),
         _topic("Load", _takes(MIXTRAL, COUNTED), "Load", "Coverage"),
         _topic("Losses", _takes(MIXED, ORDER, SCORES)),
     ),
     "Serve": (
-        PageRow("Serve", serve_page, _takes(MIXTRAL, SERVED), SERVE),
+        PageRow("Serve", serve.serve_page, _takes(MIXTRAL, SERVED), serve_address.ADDRESS),
         _topic("Parameters", _takes(MIXTRAL, SIZE)),
         _topic("Placement", _takes(MIXTRAL, COUNTED)),
     ),
-    "Train": (PageRow("Train", training_page, _takes(RUNS, TRAINING), RUN_ADDRESS),),
+    "Train": (PageRow("Train", training.training_page, _takes(RUNS, TRAINING), training.ADDRESS),),
     "Story": (
-        PageRow(STORY, lambda: story_page(_page)),
-        PageRow("Timeline", timeline_page),
-        PageRow("Article", lambda: article_page(_page)),
-        *(PageRow(title, partial(exhibit_page, folder)) for title, folder in GALLERY.items()),
-        PageRow("Mixtral", mixtral_page),
+        PageRow(STORY, lambda: story.story_page(_page)),
+        PageRow("Timeline", timeline.timeline_page),
+        PageRow("Article", lambda: story.article_page(_page)),
+        *(PageRow(title, partial(gallery.exhibit_page, folder)) for title, folder in GALLERY.items()),
+        PageRow("Mixtral", mixtral.mixtral_page),
     ),
     "Open": (
-        PageRow("Files", traces_page),
-        PageRow("Models", models_page),
-        PageRow("Many texts", corpus_page, _takes(EMBEDDED, ORDER)),
+        PageRow("Files", traces.traces_page),
+        PageRow("Models", models.models_page),
+        PageRow("Many texts", corpus.corpus_page, _takes(EMBEDDED, ORDER)),
     ),
 }
 MENU = {place: tuple(page.name for page in pages) for place, pages in PLACES.items()}
 ROWS = {page.name: page for pages in PLACES.values() for page in pages} | {
-    "Expert": PageRow("Expert", expert_page, AN_EXPERT),
+    "Expert": PageRow("Expert", expert.expert_page, AN_EXPERT),
     MORE: PageRow(MORE, lambda: _more_page()),
 }
 QUESTIONS = {
