@@ -36,7 +36,7 @@ from moeviz_app.session import session
 from moeviz_app.session.subject import subject
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
-from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards, draw_staleness
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards, draw_staleness, lacks_layers
 from moeviz_app.widgets.chart_panel import heading, menu, picture, question
 from moeviz_app.widgets.facts import cautions
 from moeviz_app.widgets.files import file_stem
@@ -84,12 +84,9 @@ def _ask_cards(wanted: dict[str, str]) -> tuple[dict[str, Any], int | None]:
     if (on := wanted.get(serve_address.CARD)) in ON:
         for key, value in zip((session.CARD, session.CARDS), ON[on], strict=True):
             session.set_value(key, value)
-    for key, name, offered in (
-        (session.SERVED_BITS, serve_address.BITS, PRECISIONS),
-        (session.CONTEXT, serve_address.CONTEXT, CONTEXTS),
-        (session.SEQUENCES, serve_address.SEQUENCES, SEQUENCES),
-    ):
-        fill_in(key, number_in(wanted.get(name)), offered)
+    fill_in(session.SERVED_BITS, number_in(wanted.get(serve_address.BITS)), PRECISIONS)
+    fill_in(session.CONTEXT, number_in(wanted.get(serve_address.CONTEXT)), CONTEXTS)
+    fill_in(session.SEQUENCES, number_in(wanted.get(serve_address.SEQUENCES)), SEQUENCES)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         card = choice_of(st.selectbox, "On", [*CARDS], session.CARD, CARD, format_func=_card_said, width=200)
         cards = choice_of(
@@ -226,8 +223,7 @@ def _draw_part(opened: str, asked: ServingQuery) -> None:
     elif opened == AHEAD:
         _draw(PREFETCH, prefetch_recall(asked.counted), asked.counted)
     elif opened == PLAN:
-        placed = serving_placement(asked.counted, asked.devices, asked.copies) if asked.devices > 1 else None
-        offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed, asked.all_layers)
+        _offer_plan(asked)
 
 
 def _cache(asked: ServingQuery) -> None:
@@ -269,18 +265,12 @@ def _draw(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
         _picture(chart, frame)
 
 
-def offer_plan(
-    trace: Counted,
-    devices: int,
-    copies: int,
-    layers_on_gpu: int | None,
-    placed: pd.DataFrame | None,
-    counted_of: int | None = None,
-) -> None:
-    """Offer the plan as a file for the chosen engine. `placed`: as for `make_plan`."""
-    if counted_of is not None and counted_of > len(trace.model.layers):
-        counted = len(trace.model.layers)
-        say(f"No plan: an engine asks for all {counted_of} layers, and {counted} of them were counted.")
+def _offer_plan(asked: ServingQuery) -> None:
+    """Offer the plan as a file for the chosen engine."""
+    trace, devices, copies = asked.counted, asked.devices, asked.copies
+    placed = serving_placement(trace, devices, copies) if devices > 1 else None
+    if asked.all_layers > len(trace.model.layers):
+        say(lacks_layers(trace, asked.all_layers))
         return
     engine = st.selectbox(
         "Engine",
@@ -292,7 +282,7 @@ def offer_plan(
     serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
     in_all = trace.model.num_layers or _layers_in_all(trace)
     with explained():
-        plan = make_plan(trace, *sizes_for(engine, devices, copies), in_all, layers_on_gpu, placed)
+        plan = make_plan(trace, *sizes_for(engine, devices, copies), in_all, asked.layers_that_fit, placed)
         for remark in plan_remarks(plan, engine, trace):
             st.text(remark)
         _file(plan, engine, f"{file_stem(trace)}-plan{ENGINES[engine].suffix}")

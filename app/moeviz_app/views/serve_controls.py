@@ -51,7 +51,7 @@ class ServingQuery(NamedTuple):
     gigabytes: float | None
     expert_bytes: float | None
     devices: int
-    all_layers: int | None = None  # with experts, of the model; None where those of the trace are all
+    all_layers: int  # with experts, of the model
 
     @property
     def copies(self) -> int:
@@ -285,11 +285,15 @@ def _say(sentence: str, verdict: str, is_open: bool) -> None:
 
 def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:
     """Yield the cards that are computed, with the parts behind them."""
-    most, least = max(counted.model.num_experts) - counted.model.zero_experts, counted.model.top_k
-    capacity, devices = fit if least <= fit < most else None, chosen_devices(counted.model)
+    capacity, devices = _capacity(counted.model, fit), chosen_devices(counted.model)
     yield CACHED, answer(MEMORY, lambda: split(chosen_tokens(counted), capacity))
     yield DEVICES, answer(BALANCE, lambda: balance(chosen_tokens(counted), devices))
     yield BATCHES, answer(DRAFT, lambda: drafted(chosen_tokens(counted)))
+
+
+def _capacity(model: ModelInfo, fit: int) -> int | None:
+    """Return how many experts of each layer fit; None where not even a token's do, or where all do."""
+    return fit if model.top_k <= fit < max(model.num_experts) - model.zero_experts else None
 
 
 def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> None:
@@ -321,8 +325,7 @@ def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> Non
         serve_address.show(serve_address.JUDGED_ON, run_in_address(name), None)
         if name is None:
             return
-        least, most = counted.model.top_k, max(counted.model.num_experts) - counted.model.zero_experts
-        capacity, devices = fit if least <= fit < most else None, chosen_devices(counted.model)
+        capacity, devices = _capacity(model, fit), chosen_devices(model)
         found = answer(STALE, lambda: stale(chosen_tokens(counted), chosen_tokens(others[name]), devices, capacity))
         if found.figures.empty or found.verdict == LITTLE:
             st.text(found.sentence)
@@ -332,15 +335,20 @@ def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> Non
                 kept = "none to keep" if row.kept != row.kept else percent(row.kept).replace("-", "−")
                 st.metric(f"{row.plan}: kept", kept, help="0% is chance, and 100% a fresh plan of the other recording.")
         st.dataframe(found.figures[["plan", "stale", "fresh", "chance", "verdict"]], hide_index=True, width="stretch")
-        note(in_words_of(counted.model, found.sentence))
+        note(in_words_of(model, found.sentence))
+
+
+def lacks_layers(counted: Counted, all_layers: int) -> str:
+    """Say that there is no plan, since some layers alone were counted."""
+    here = len(counted.model.layers)
+    return f"No plan: an engine asks for all {all_layers} layers, and {here} of them were counted."
 
 
 def _of_file(counted: Counted, all_layers: int, others: list[tuple[str, Answer]]) -> Answer:
     """Say whether a plan can be written, in the light of the answer on balancing."""
-    figures, here = others[0][1].figures, len(counted.model.layers)
-    if here < all_layers:
-        lacks = f"No plan: an engine asks for all {all_layers} layers, and {here} of them were counted."
-        return Answer(FILE, "No plan", lacks, figures)
+    figures = others[0][1].figures
+    if len(counted.model.layers) < all_layers:
+        return Answer(FILE, "No plan", lacks_layers(counted, all_layers), figures)
     verdict = dict(others)[DEVICES].verdict
     but = "" if verdict in ("", TRIAL) else f" But on balancing the evidence says “{verdict.lower()}”."
     return Answer(FILE, "Ready", f"It can be written as {len(ENGINES)} kinds of file.{but}", figures)
