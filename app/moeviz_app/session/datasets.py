@@ -95,11 +95,9 @@ def named(name: str) -> ShownDataset:
     rest = visit().left_out.get(key)
     if rest is None:
         return ShownDataset(name, dataset, key, _what_is_wrong(dataset))
-    return (
-        ShownDataset(name, dataset.without(rest), f"{key} without {sorted(rest)}")
-        if rest
-        else ShownDataset(name, dataset, key)
-    )
+    if not rest:
+        return ShownDataset(name, dataset, key)
+    return ShownDataset(name, dataset.without(rest), f"{key} without {sorted(rest)}")
 
 
 def read_the_rest(shown: ShownDataset, damaged: DamagedShard | None = None) -> None:

@@ -127,10 +127,10 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
     if any(trace.equals(other) for other in traces().values()):
         return False
     brought = visit().recent.put_last(free_name(title), trace, RECENT_TRACES)
-    if brought and run is not None:
-        _remember_run(trace, run)
     if brought:
         visit().brought.append(trace)
+        if run is not None:
+            _remember_run(trace, run)
     return brought
 
 

@@ -32,14 +32,8 @@ from moeviz_app.session.visit import visit
 
 KEY, SUBJECT, DATASET = "key", "subject", "dataset"
 OF = "of"  # the model of an expert, if the subject that the address names does not say it
-TEXTS = (
-    "prompt",
-    "system",
-    "changed_prompt",
-    "becomes",
-    "first",
-    "second",
-)  # parts of an address that hold what was typed
+# Parts of an address that hold what was typed.
+TEXTS = ("prompt", "system", "changed_prompt", "becomes", "first", "second")
 SECONDS = 24 * 60 * 60
 MOST_CHARS = 20_000_000  # of all that is remembered
 KEY_BYTES = 16

@@ -42,8 +42,6 @@ LACKING = (
     "layers and most costs of serving need that, so they take a trace. To record one: “moeviz trace - --model {} -o "
     "trace.npz < text.txt”."
 )
-
-
 ADDRESS = page_address(number(session.GROUP), number(session.COUNTED_LAYER))
 
 

@@ -46,8 +46,6 @@ OTHERS = "other kinds"
 LONGEST, BEGINNING, WRITTEN = 200, 12, 40  # characters of the text to continue; tokens of it at first, and written
 MOST_TEXTS = 8  # of each set that the model reads
 READS = "The model reads three sets of texts, with the experts turned and without …"
-
-
 ADDRESS = page_address(short_text("first", session.FIRST_KIND), short_text("second", session.SECOND_KIND))
 
 

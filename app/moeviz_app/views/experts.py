@@ -39,11 +39,7 @@ from moeviz_app.widgets.pickers import choice_of
 PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
 TRIES = ("SELECT", "return", "la", "{", "7", "digits")
-
-
 VIEWS = (ATLAS_VIEW, MAP_VIEW) = ("Atlas", "Map")
-
-
 FIELDS = ((short_text("find", session.WORD, cleared=True),), (choice("view", session.EXPERTS_VIEW, {MAP_VIEW: "map"}),))
 
 

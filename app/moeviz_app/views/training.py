@@ -32,8 +32,6 @@ LIGHTS = {
     "grey": ":gray[:material/help:]",
 }
 SECONDS = 5  # between two looks at a run that may grow
-
-
 ADDRESS = page_address(
     choice("run", session.RUN, training_runs.SHIPPED),
     choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
