@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests", "tests/support")]
 
 import transformers  # noqa: E402
-from _ext import docstrings, outdated, pages, pictures, try_page  # noqa: E402
+from _ext import docstrings, pages, pictures, try_page  # noqa: E402
 
 import moeviz  # noqa: E402
 
@@ -44,14 +44,10 @@ html_theme_options = {
 
 
 def setup(app):
-    """Fill in what is generated, read docstrings as Markdown, and read again what is made from something else now."""
+    """Fill in what is generated, and read docstrings as Markdown."""
     app.add_config_value("site_of_try", "../index.html", "")  # what try/ links to, as `make docs` says
-    pictures.begin(app)
-    app.connect("env-get-outdated", pictures.start)
-    app.connect("env-get-outdated", outdated.pages)
-    app.connect("build-finished", pictures.finish)
+    app.connect("builder-inited", pictures.begin)
     app.connect("build-finished", try_page.finish)
     app.connect("source-read", pages.fill)
-    app.connect("env-purge-doc", pictures.purge)
     app.connect("autodoc-process-docstring", docstrings.as_markdown)
     app.add_directive("markdown", docstrings.Markdown)

@@ -114,20 +114,6 @@ def box_of_widgets(monkeypatch):
     monkeypatch.setattr(ask, "draw", plain_box)
 
 
-@pytest.fixture(scope="module")
-def kept_drawings():
-    """Keep what vl-convert draws under build/, by all that it is drawn from: see `docs/_ext/drawings.py`."""
-    import vl_convert
-
-    sys.path.append(str(DOCS))
-    from _ext import drawings
-
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("vegalite_to_svg", "svg_to_png"):
-            patch.setattr(vl_convert, name, drawings.kept(getattr(vl_convert, name)))
-        yield
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """The app that most tests visit: as it is on one's own machine, and many tokens may be generated."""

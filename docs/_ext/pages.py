@@ -14,14 +14,14 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from _ext import gallery, pictures, reference, tables
-from _ext.outdated import MARK
+from _ext import gallery, reference, tables
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 HEADING = re.compile(r"^(#+ )", re.MULTILINE)
 PICTURE = re.compile(r"<picture>.*?alt=\"([^\"]*)\".*?</picture>", re.DOTALL)
 TITLE = re.compile(r"\A# .*\n+")
+MARK = re.compile(r"^<!-- (generated|file|part|opening): ([\w./-]+) -->$", re.MULTILINE)
 
 GENERATED: dict[str, Callable[[], str]] = {
     "architecture": tables.architecture,
@@ -76,10 +76,9 @@ SITE = {
 }
 
 
-def fill(app, name: str, source: list[str]) -> None:
+def fill(_app, _name: str, source: list[str]) -> None:
     """Fill in the marks of a page. Called by Sphinx (`source-read`), which takes what is then in `source`."""
     source[0] = filled(source[0])
-    pictures.note(app, name)
 
 
 def filled(text: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 import altair as alt
 import vl_convert
 
-from _ext import drawings
 from moeviz.report.plots import with_data_inside
 
-FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # of a build: beside what it has read of the pages
+FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # where no site is built; else a folder of the site
 WIDTHS = {"": 720, "-narrow": 340}  # pixels
 TEXT, LINES, GRID = "#1c2030", "#8d8f96", "#e0dfd9"  # on a light page
 ON_DARK = {TEXT: "#e9e8e3", LINES: "#7c7f8a", GRID: "#33363f"}
@@ -28,8 +27,6 @@ CONFIG = {
 }
 SIZE = re.compile(r'width="[\d.]+" height="[\d.]+"')
 VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-SVG = drawings.kept(vl_convert.vegalite_to_svg)
-WRITTEN: set[str] = set()  # the files of the page that is being read
 
 
 def picture(
@@ -57,42 +54,15 @@ def write(name: str, text: str) -> None:
     """A file that is shown by a page."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / name).write_text(text, encoding="utf-8")
-    WRITTEN.add(name)
 
 
 def begin(app) -> None:
-    """Draw into a folder that is kept with what is read of the pages: a page that is not read again draws nothing."""
+    """Draw into the site that is built, without pictures of an earlier build. Called by Sphinx (`builder-inited`)."""
     global FOLDER
-    FOLDER = Path(app.doctreedir) / "pictures"
-
-
-def start(_app, env, *_names) -> list[str]:
-    """Where nothing is known of pages, no picture is of one. Called by Sphinx (`env-get-outdated`)."""
-    if not hasattr(env, "drawn"):
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        env.drawn = {}  # the files of each page
-    return []
-
-
-def note(app, page: str) -> None:
-    """Remember which files this page has written."""
-    app.env.drawn[page] = {*WRITTEN}
-    WRITTEN.clear()
-
-
-def purge(_app, env, page: str) -> None:
-    """Remove the pictures of a page that is gone, or is read again. Called by Sphinx (`env-purge-doc`)."""
-    for name in env.drawn.pop(page, ()):
-        (FOLDER / name).unlink(missing_ok=True)
-
-
-def finish(app, error: Exception | None) -> None:
-    """Put the pictures beside the pages. Called by Sphinx (`build-finished`)."""
-    if error is None and FOLDER.exists():
-        shutil.copytree(FOLDER, Path(app.outdir) / "pictures", dirs_exist_ok=True)
-    if error is None and (own := Path(app.srcdir) / "pictures").exists():
-        shutil.copytree(own, Path(app.outdir) / "pictures", dirs_exist_ok=True)
-    drawings.forget()
+    FOLDER = Path(app.outdir) / "pictures"
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    if (own := Path(app.srcdir) / "pictures").exists():
+        shutil.copytree(own, FOLDER)
 
 
 def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
@@ -100,7 +70,7 @@ def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
 
 
 def _svg(spec: dict) -> str:
-    return SVG(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
+    return vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
 
 
 def _shown(key: str, theme: str, alternative: str, sizes: dict[str, str]) -> str:

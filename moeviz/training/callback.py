@@ -243,7 +243,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
 
 def _lead_who_calls(frame: FrameType | None, callback: TrainerCallback) -> None:
-    """Return whether the trainer that a frame belongs to called this callback, if through a wrapper or two."""
+    """Move the callback to the front of the handler that calls it, if a frame within `FRAMES` belongs to one."""
     for _ in range(FRAMES):
         frame = frame.f_back if frame is not None else None
         handler = frame.f_locals.get("self") if frame is not None else None

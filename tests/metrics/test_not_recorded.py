@@ -273,7 +273,6 @@ def test_a_trace_that_does_not_say_where_tokens_went_is_not_replayed():
         Replay(trace).check(layers, trace.tokens["token_id"].to_numpy())
 
 
-@pytest.mark.usefixtures("kept_drawings")
 def test_the_report_marks_them_and_says_what_the_mark_means(by_hand):
     pytest.importorskip("vl_convert")
     page = _report(by_hand)

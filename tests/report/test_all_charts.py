@@ -21,7 +21,6 @@ from moeviz.report.plots import choices, part_of
 from moeviz.spreadsheets import table_as_csv
 from moeviz.testing import sample_trace
 
-pytestmark = pytest.mark.usefixtures("kept_drawings")
 HOSTILE = ("=1+1", "../../x", "<script>", "a/b", "\u202egnp.exe", "+2", "\x1b[2J", "'s")
 
 

@@ -23,7 +23,6 @@ from moeviz.report import pictures as report_pictures
 from moeviz.report.page import html_report, ink_on
 from moeviz.testing import sample_trace
 
-pytestmark = pytest.mark.usefixtures("kept_drawings")
 CHARTS = [chart for charts in REPORTED.values() for chart in charts]
 COUNTS = ParameterCounts(6_000, 6_000, 20_000, 400, 96_000, 0, 0, 90, per_expert=(3_000,) * 4)
 OWN = {
@@ -92,12 +91,12 @@ def with_everything(trace: RoutingTrace, texts: tuple[str, ...] = ("a", " b", "\
 
 
 @pytest.fixture(scope="module")
-def hostile(kept_drawings) -> bytes:
+def hostile() -> bytes:
     return html_report(with_everything(sample_trace(tokens=132), HOSTILE))
 
 
 @pytest.fixture(scope="module")
-def plain(kept_drawings) -> bytes:
+def plain() -> bytes:
     return html_report(sample_trace())
 
 

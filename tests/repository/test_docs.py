@@ -57,7 +57,6 @@ ELSEWHERE = (
 WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") and not name.startswith(ELSEWHERE)]
 
 
-@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", [*filter(has_examples, [*MODULES, *EXTENSIONS, "history_checks.claims"])])
 def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
@@ -85,7 +84,6 @@ WITH_COMMANDS = [name for name, text in TEXTS.items() if list(commands_of(text))
 
 
 @pytest.mark.docs
-@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", WITH_PYTHON)
 def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
     """All blocks of a page one after the other, as somebody would type them."""
@@ -138,7 +136,6 @@ def why_not(words: list[str]) -> str:
 
 
 @pytest.mark.docs
-@pytest.mark.usefixtures("kept_drawings")
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_run(name, tmp_path, monkeypatch, capsys):
     """One after the other, in a folder where `trace.*` are traces; without those that need a network or minutes."""

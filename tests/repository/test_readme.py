@@ -53,7 +53,6 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 @pytest.mark.docs
-@pytest.mark.usefixtures("kept_drawings")
 @each_page
 def test_a_page_s_code_runs_and_prints_what_the_page_shows(page, examples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,6 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from browser import SIZES, eventually
@@ -34,7 +33,7 @@ from moeviz_app.views.menu import MENU
 from moeviz_app.widgets.chart_panel import GLOSSARY
 
 sys.path.append(str(DOCS))
-from _ext import charts_need, docstrings, drawings, outdated, pages, pictures, reference, tables
+from _ext import charts_need, docstrings, pages, reference, tables
 
 pytestmark = pytest.mark.docs
 ROOMS = (
@@ -54,9 +53,9 @@ TITLES = [f"gallery/{name}.html" for name in ("charts", "beside", "expert", "his
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Site:
-    """Built once, with warnings as errors, where every connection is refused; written anew, and read where changed."""
+    """Built once, with warnings as errors, where every connection is refused."""
     folder = tmp_path_factory.mktemp("docs")
-    built = build(folder, kept=ROOT / "build" / "docs-read")
+    built = build(folder)
     assert built.returncode == 0, built.stderr[-4000:]
     return Site(folder / "site")
 
@@ -104,105 +103,11 @@ def test_a_link_that_leads_nowhere_and_a_question_to_the_network_would_be_notice
         assert built.returncode and says in built.stderr
 
 
-# Says on stderr which pages are read, since what is printed there is no warning.
-SAYS_WHAT_IT_READS = f"""
-import sys
-sys.path.append({str(DOCS)!r})
-from _ext import outdated
-extensions = ["myst_parser"]
-def setup(app):
-    app.connect("env-get-outdated", outdated.pages)
-    app.connect("source-read", lambda app, name, source: sys.stderr.write(f"read {{name}}; "))
-"""
-FILES = {
-    "docs/conf.py": SAYS_WHAT_IT_READS,
-    "docs/index.md": "# A page\n\n```{toctree}\nplain\nmade\ntaken\n```\n",
-    "docs/plain.md": "# Plain\n",
-    "docs/made.md": "# Made\n\n<!-- generated: commands -->\n",
-    "docs/taken.md": "# Taken\n\n<!-- file: NOTE.md -->\n",
-    "docs/_ext/tables.py": "",
-    "docs/how-to/x.txt": "",
-    "moeviz/metrics/load.py": "1",
-    "app/moeviz_app/main.py": "",
-    "NOTE.md": "A note.",
-}
-
-
 def put(files: dict[str, str], root: Path) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     return root
-
-
-@pytest.mark.parametrize(
-    ("changed", "read"),
-    [
-        ({}, set()),
-        ({"tests/test_x.py": "new"}, set()),
-        ({"docs/plain.md": "# Plain again\n"}, {"plain"}),
-        ({"NOTE.md": "Another note."}, {"taken"}),
-        ({"moeviz/metrics/load.py": "2"}, {"made"}),
-        ({"moeviz/data.csv": "1"}, {"made"}),
-        ({"docs/how-to/y.txt": ""}, {"made"}),
-        ({"docs/_ext/tables.py": "2"}, {"index", "plain", "made", "taken"}),
-    ],
-    ids=["nothing", "a test", "a page", "a file taken in", "code", "data", "a page's name", "what reads pages"],
-)
-def test_a_page_is_made_from_its_text_and_all_that_is_taken_in_or_generated_from(changed, read, tmp_path):
-    before, after = (put(files, tmp_path / name) for name, files in (("a", FILES), ("b", FILES | changed)))
-    names = ("index", "plain", "made", "taken")
-    made_from = [
-        {name: outdated.digest((root / f"docs/{name}.md").read_text(), root) for name in names}
-        for root in (before, after)
-    ]
-    assert {name for name in names if made_from[0][name] != made_from[1][name]} == read
-
-
-def test_what_is_kept_is_read_again_where_it_is_made_from_something_else_whenever_that_was_written(tmp_path):
-    put(FILES, tmp_path)
-    first, again = (build(tmp_path / name, tmp_path / "docs", tmp_path / "kept") for name in ("first", "again"))
-    assert first.stderr == "read index; read made; read plain; read taken; " and again.stderr == ""
-    assert (tmp_path / "again/site/plain.html").exists(), "written all the same"
-    put({"NOTE.md": "Another note."}, tmp_path)
-    os.utime(tmp_path / "NOTE.md", (0, 0))  # older than what is kept
-    changed = build(tmp_path / "changed", tmp_path / "docs", tmp_path / "kept")
-    assert changed.returncode == 0 and changed.stderr == "read taken; "
-
-
-def test_a_picture_that_nobody_draws_any_more_is_not_shown(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
-    env = SimpleNamespace()
-    app = SimpleNamespace(env=env, outdir=tmp_path / "site", srcdir=tmp_path / "docs")
-    pictures.write("left.svg", "of an older build")
-    assert pictures.start(app, env) == [] and not tmp_path.exists()
-    for names in (("a.svg", "b.svg"), ("a.svg",)):
-        pictures.purge(app, env, "gallery")
-        for name in names:
-            pictures.write(name, "drawn")
-        pictures.note(app, "gallery")
-    pictures.finish(app, None)
-    assert [path.name for path in (tmp_path / "site/pictures").iterdir()] == ["a.svg"]
-
-
-def test_a_drawing_is_kept_until_what_it_is_drawn_from_changes(tmp_path, monkeypatch):
-    asked = []
-
-    def draw_svg(spec, **options):
-        asked.append((spec, options))
-        return f"<svg>{len(asked)}"
-
-    kept = drawings.kept(draw_svg, tmp_path)
-    spec = {"mark": "bar", "data": {"values": [{"a": 1.0}]}}
-    assert [kept(spec, config={}), kept(spec, config={})] == ["<svg>1", "<svg>1"]
-    assert kept(spec | {"mark": "line"}, config={}) == "<svg>2"
-    assert kept(spec, config={"background": "red"}) == "<svg>3"
-    assert kept({"mark": "bar", "data": {"values": [{"a": 1.0000000000000002}]}}, config={}) == "<svg>4"
-    monkeypatch.setattr(drawings.vl_convert, "__version__", "0")
-    assert kept(spec, config={}) == "<svg>5" and len(asked) == len(list(tmp_path.iterdir())) == 5
-    os.utime(next(tmp_path.iterdir()), (0, 0))
-    drawings.forget(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_every_name_of_the_front_door_is_in_the_reference(site):

@@ -1,7 +1,6 @@
 """The documentation site as tests see it: built once into a folder of its own, without a network."""
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,25 +53,11 @@ class Site:
         return {name for html in self.pages.values() for name in re.findall(r'\bid="([^"]+)"', html)}
 
 
-def build(folder: Path, source: Path = DOCS, kept: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Build the site as `make docs` does, where every connection is refused.
-
-    With `kept`, pages that are made from the same as in the last build without a warning are not read again. One with a
-    warning is not kept: a page that is not read again would not warn again.
-    """
-    doctrees = folder / "doctrees"
-    if kept is not None and kept.exists():
-        shutil.copytree(kept, doctrees)
-    options = ["-W", "--keep-going", "-q", "-d", str(doctrees), str(source), str(folder / "site")]
+def build(folder: Path, source: Path = DOCS) -> subprocess.CompletedProcess[str]:
+    """Build the site as `make docs` does, where every connection is refused."""
+    options = ["-W", "--keep-going", "-q", "-d", str(folder / "doctrees"), str(source), str(folder / "site")]
     command = [sys.executable, "-c", WITHOUT_NETWORK, *options]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if kept is not None and built.returncode == 0:
-        complete = kept.with_suffix(".new")
-        shutil.rmtree(complete, ignore_errors=True)
-        shutil.copytree(doctrees, complete)
-        shutil.rmtree(kept, ignore_errors=True)
-        complete.rename(kept)
-    return built
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @contextmanager
