@@ -35,7 +35,7 @@ from moeviz.history.sparsely_gated_2017 import model as sparse
 from moeviz.history.svm_experts_2002 import model as svm
 from moeviz.history.switch_2021 import exhibit as switch_exhibit
 from moeviz.history.switch_2021 import model as switch
-from moeviz.history.switch_2021.record import Switch
+from moeviz.history.switch_2021.model import Switch
 
 # 1991
 

@@ -59,7 +59,7 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace"
             told[0] = int(done * 10) + 1
             note(says)
 
-    return part(name, "trace").trace_of(train(name, seed, watch))
+    return part(name, "model").trace_of(train(name, seed, watch))
 
 
 def check(args: Namespace) -> int:

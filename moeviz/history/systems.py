@@ -1,9 +1,8 @@
 """The systems that run here, from 1991 on: every folder here that has an `exhibit.toml`.
 
 A system's folder holds `exhibit.toml` (the system in words: `System`), `model.py` (`train`, whose defaults are the
-settings that ship), `trace.py` (`trace_of`) and `exhibit.py` (its page: `EXHIBIT`). Nothing but the words is loaded
-before it is asked for. What its paper claims of it is checked in `tests/history_checks/`. Traces of what ships need
-no training.
+settings that ship, and `trace_of`) and `exhibit.py` (its page: `EXHIBIT`). Nothing but the words is loaded before it
+is asked for. What its paper claims of it is checked in `tests/history_checks/`. Traces of what ships need no training.
 """
 
 import tomllib
@@ -53,7 +52,7 @@ SYSTEMS = {row.name: row for row in EXHIBITS.values() if row.trains}
 
 
 def part(name: str, file: str) -> ModuleType:
-    """Import one file of a system's folder: its `model`, `trace` or `exhibit`.
+    """Import one file of a system's folder: its `model` or `exhibit`.
 
     Raises `MoevizError` for a name without a system to train.
     """
@@ -79,7 +78,7 @@ def shipped_trace(name: str) -> RoutingTrace:
 
     Raises `MoevizError` for an unknown system.
     """
-    return part(name, "trace").trace_of(shipped_result(name))
+    return part(name, "model").trace_of(shipped_result(name))
 
 
 def trace_beside(name: str) -> RoutingTrace:
@@ -89,7 +88,7 @@ def trace_beside(name: str) -> RoutingTrace:
     """
     if name not in BESIDE:
         raise MoevizError(f"Of {quoted(name)}, no run without balance ships. There is one of {', '.join(BESIDE)}.")
-    return part(name, "trace").trace_of(shipped_result(name, WITHOUT_BALANCE))
+    return part(name, "model").trace_of(shipped_result(name, WITHOUT_BALANCE))
 
 
 def shipped_result(name: str, file: str = SHIPPED) -> Any:

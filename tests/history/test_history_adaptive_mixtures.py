@@ -16,10 +16,10 @@ from moeviz.history.local_experts_1991.model import (
     STEPS,
     STOP_AT,
     AdaptiveMixture,
+    trace_of,
     train,
     train_network,
 )
-from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared import datasets
 from moeviz.history.shared.datasets import VOWELS, encode, stand_in
 from moeviz.history.shared.results import shipped

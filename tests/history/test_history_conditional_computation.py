@@ -16,9 +16,9 @@ from moeviz.history.conditional_computation_2015.exhibit import (
 )
 from moeviz.history.conditional_computation_2015.model import (
     Conditional,
+    trace_of,
     train,
 )
-from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.datasets import digits
 from moeviz.history.shared.results import shipped
 from moeviz.routing_trace import NO_EXPERT

@@ -24,9 +24,9 @@ from moeviz.history.deep_mixture_2013.model import (
     PLACES,
     DeepMixture,
     balanced,
+    trace_of,
     train,
 )
-from moeviz.history.deep_mixture_2013.trace import trace_of
 from moeviz.history.shared.results import shipped
 
 

@@ -14,13 +14,14 @@ from moeviz.history.dense_contrast.decoder import PARTS, Sizes, at_random, cost
 from moeviz.history.dense_contrast.exhibit import (
     HERE,
     REAL,
+    loss_by_parameters,
     memory_against_compute,
+    payoff_runs,
+    payoff_words,
     perplexity_by_step,
     shipped_sweep,
 )
-from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, train
-from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
-from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, trace_of, train
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.load import expert_load

@@ -12,8 +12,7 @@ from moeviz.history.hierarchical_1994.exhibit import (
     square_lines,
     tree_lines,
 )
-from moeviz.history.hierarchical_1994.model import Hierarchy, train, two_cuts
-from moeviz.history.hierarchical_1994.trace import trace_of
+from moeviz.history.hierarchical_1994.model import Hierarchy, trace_of, train, two_cuts
 from moeviz.history.shared.datasets import stand_in
 from moeviz.history.shared.results import shipped
 

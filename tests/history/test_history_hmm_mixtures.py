@@ -23,8 +23,7 @@ from moeviz.history.hmm_experts_1996.hidden_markov import (
     side_by_side,
     step,
 )
-from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, train
-from moeviz.history.hmm_experts_1996.trace import trace_of
+from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, trace_of, train
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import shipped
 from moeviz.routing_trace import NO_EXPERT

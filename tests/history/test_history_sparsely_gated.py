@@ -18,9 +18,9 @@ from moeviz.history.sparsely_gated_2017.exhibit import (
 from moeviz.history.sparsely_gated_2017.model import (
     MEASURES,
     SparselyGated,
+    trace_of,
     train,
 )
-from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

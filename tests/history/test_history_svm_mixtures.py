@@ -11,9 +11,9 @@ from moeviz.history.svm_experts_2002 import model as svm_mixtures
 from moeviz.history.svm_experts_2002.model import (
     SVMMixture,
     odd_or_even,
+    trace_of,
     train,
 )
-from moeviz.history.svm_experts_2002.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

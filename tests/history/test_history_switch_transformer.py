@@ -20,9 +20,7 @@ from moeviz.history.switch_2021.exhibit import (
     expert_queues,
     shipped_sweep,
 )
-from moeviz.history.switch_2021.model import EXPERTS, STEPS, capacity, train
-from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus
-from moeviz.history.switch_2021.trace import trace_of
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, trace_of, train
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

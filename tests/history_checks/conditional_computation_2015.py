@@ -17,7 +17,6 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.conditional_computation_2015 import model
-from moeviz.history.conditional_computation_2015 import trace as trace_file
 from moeviz.history.conditional_computation_2015.model import Conditional, train
 from moeviz.history.shared.datasets import Digits, digits
 
@@ -274,7 +273,7 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
         drawn = [(torch.rand(sigma.shape, generator=draws) < sigma).float() for _ in range(5)]
         answers = [network.classes(others, on).argmax(dim=1).numpy() for on in drawn]
         sure = network.classes(others, (sigma > 0.5).float()).argmax(dim=1).numpy()
-    trace, kinds = trace_file.trace_of(run), np.unique(test.digit)
+    trace, kinds = model.trace_of(run), np.unique(test.digit)
     means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
     return [
         *pairs,
@@ -314,7 +313,7 @@ MECHANISMS = (
         "four steps by each estimator, by hand",
         _steps_off,
         ("layers start as wide as Glorot's", model._uniform, "math.sqrt(6 /", "math.sqrt(3 /"),
-        ("the trace has the blocks that are on", trace_file.trace_of, "result.settings, result.on",
+        ("the trace has the blocks that are on", model.trace_of, "result.settings, result.on",
          "result.settings, ~result.on"),
     ),
 )

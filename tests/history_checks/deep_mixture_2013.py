@@ -12,7 +12,6 @@ from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
 from moeviz.history.deep_mixture_2013 import model
-from moeviz.history.deep_mixture_2013 import trace as trace_file
 from moeviz.history.deep_mixture_2013.exhibit import factor_information, share_by_epoch, shares
 from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
 from moeviz.history.shared.datasets import Digits, digits
@@ -229,7 +228,7 @@ def _training_off(seed: int) -> float:
                     each.grad = None
             totals = totals + gates.detach().sum(dim=1)
         shares.append((totals - before) / 100)
-    measured, trace = (4, 40, 72), trace_file.trace_of(run)
+    measured, trace = (4, 40, 72), model.trace_of(run)
     gates, wrong = np.zeros((2, 10, 3, 4)), 0
     for at in range(81):
         pictures = torch.stack([_shown(image, at) for image in test.images])
@@ -261,7 +260,7 @@ MECHANISMS = (
         "two epochs of 100 digits, by hand",
         _training_off,
         ("a digit is where its place says", model.moved, "SHIFT - right", "SHIFT + right"),
-        ("the trace has the gates", trace_file.trace_of, "soft_slots(result.logits, slots)",
+        ("the trace has the gates", model.trace_of, "soft_slots(result.logits, slots)",
          "soft_slots(-result.logits, slots)"),
     ),
 )

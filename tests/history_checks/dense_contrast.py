@@ -27,8 +27,7 @@ from moeviz.history.dense_contrast.decoder import (
     as_one_block,
     cost,
 )
-from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
-from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.dense_contrast.model import KINDS, sizes_of, trace_of, train
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.shared.experts import TopKChoice, balancing_loss
 from moeviz.metrics.load import expert_load

@@ -10,7 +10,6 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
-from moeviz.history.hierarchical_1994 import trace as trace_file
 from moeviz.history.hierarchical_1994.exhibit import EM, FLAT, GRADIENT, ONE_CUT
 from moeviz.history.hierarchical_1994.model import RIDGE, Hierarchy, Tree, train, two_cuts
 from moeviz.history.local_experts_1991 import model as gradient_descent
@@ -222,7 +221,7 @@ def _run_off(seed: int) -> float:
         tree = model.one_pass(tree, inputs[:400], desired[:400])
     likely, said, _ = _plainly(run.tree(), inputs, desired)
     right = ((likely * said).sum(axis=1) > 0.5) == (desired > 0)
-    trace = trace_file.trace_of(run, data)
+    trace = model.trace_of(run, data)
     pairs += [
         ((run.train_accuracy, run.test_accuracy), (right[:400].mean(), right[400:].mean())),
         (trace.weights[1], -np.sort(-likely, axis=1)),
@@ -276,7 +275,7 @@ MECHANISMS = (
         _run_off,
         ("test speakers are not learnt from", train, "mine, wanted = inputs[data.training], desired[data.training]",
          "mine, wanted = inputs, desired"),
-        ("the trace has the leaves' chances", trace_file.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
+        ("the trace has the leaves' chances", model.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
     ),
 )
 # fmt: on

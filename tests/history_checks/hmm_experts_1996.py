@@ -11,7 +11,6 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hmm_experts_1996 import hidden_markov, model
-from moeviz.history.hmm_experts_1996 import trace as trace_file
 from moeviz.history.hmm_experts_1996.hidden_markov import HiddenMarkovModels, prefix_log_likelihoods, side_by_side
 from moeviz.history.hmm_experts_1996.model import STARTS, HMMMixture, gaussian_hmm, train
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
@@ -288,7 +287,7 @@ def _runs_off(seed: int) -> float:
             for each in test.frames
         ]
     )
-    trace = trace_file.trace_of(known, ends=True)
+    trace = model.trace_of(known, ends=True)
     share = np.exp(log_gate - log_gate.max(axis=1, keepdims=True))
     return apart(
         (known.means[:, 0], [frames.mean(axis=0) for frames in own]),
@@ -322,7 +321,7 @@ MECHANISMS = (
         "speakers and their trace, utterance by utterance",
         _runs_off,
         ("a named expert learns its own man", model.one_each, "if who == speaker", "if who >= speaker"),
-        ("the trace has the gate", trace_file.trace_of, "result.logits(data)[-1:]", "result.logits(data)[:1]"),
+        ("the trace has the gate", model.trace_of, "result.logits(data)[-1:]", "result.logits(data)[:1]"),
     ),
 )
 # fmt: on

@@ -14,7 +14,6 @@ from history_checks.mechanisms import apart, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
 from moeviz.history.local_experts_1991 import model
-from moeviz.history.local_experts_1991 import trace as trace_file
 from moeviz.history.local_experts_1991.model import (
     ERRORS,
     HIDDEN,
@@ -262,7 +261,7 @@ def _result_off(seed: int) -> float:
     data = stand_in()
     with swapped(model, "STOP_AT", 0.2):
         run = train(data, seed=seed)
-    trace = trace_file.trace_of(run, data)
+    trace = model.trace_of(run, data)
     share, said = _said(encode(data)[0], run.expert_lines[-1], run.gate_lines[-1])
     right = ((share * said).sum(axis=1) > 0.5) == np.isin(data.vowel, (0, 2))
     first = next(iter(np.flatnonzero(run.error_by_epoch <= 0.2)), -1)
@@ -310,7 +309,7 @@ MECHANISMS = (
         "a run and its trace, sample by sample",
         _result_off,
         ("training ends at its error", train, "squared <= STOP_AT", "squared <= STOP_AT / 2"),
-        ("the trace has the mixing proportions", trace_file.trace_of, "result.state(at)", "result.state(0)"),
+        ("the trace has the mixing proportions", model.trace_of, "result.state(at)", "result.state(0)"),
     ),
     *noticed_by(
         "automatic differentiation",

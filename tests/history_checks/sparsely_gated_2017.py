@@ -20,7 +20,6 @@ from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
-from moeviz.history.sparsely_gated_2017 import trace as trace_file
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
@@ -346,7 +345,7 @@ def _short() -> Words:
 def _trained_off(text: Words, seed: int, groups: int) -> float:
     with kept(model, "_without_noise") as ended:
         run = train(4, K, 30.0, 20.0, groups, steps=3, seed=seed)
-        trace = trace_file.trace_of(run)
+        trace = model.trace_of(run)
     trained, draws = ended[0][0][0], torch.Generator().manual_seed(seed)
     network = model.SparseLanguageModel(len(text.vocabulary), 4, K, groups, draws)
     numbers, pairs = list(network.parameters()), []
@@ -427,7 +426,7 @@ MECHANISMS = (
         "three steps by hand",
         _steps_off,
         ("the losses are trained on", model.train, "loss + balancing_loss(routing, importance, load)", "loss"),
-        ("the trace has the weights", trace_file._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
+        ("the trace has the weights", model._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
     ),
 )
 # fmt: on

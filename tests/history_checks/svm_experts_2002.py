@@ -8,7 +8,6 @@ from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import datasets
 from moeviz.history.svm_experts_2002 import model
-from moeviz.history.svm_experts_2002 import trace as trace_file
 
 EXPERTS = (4, 8, 16)
 UNIFORM = 0.6  # of the uniform mixture's error
@@ -188,7 +187,7 @@ def _loop_off(seed: int) -> float:
         ]
         part = _given_out(weights, 69, draws)
         pairs.append((run.assigned[turn], part))
-    trace, alone = trace_file.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
+    trace, alone = model.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
     pairs += [
         (run.single_error, (alone.predict(test.inputs) != test.odd).mean()),
         (trace.experts[..., 0], run.first_choice),
@@ -235,7 +234,7 @@ MECHANISMS = (
         "three iterations on 200 digits",
         _loop_off,
         ("odd digits are 1", model._task, "% 2", "% 3"),
-        ("the trace has the first choice", trace_file.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
+        ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
     ),
     *noticed_by(
         "classes that were dealt out anew",

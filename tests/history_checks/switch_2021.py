@@ -16,8 +16,7 @@ from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import english
-from moeviz.history.switch_2021 import model, record
-from moeviz.history.switch_2021 import trace as trace_file
+from moeviz.history.switch_2021 import model
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW
 from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
 
@@ -188,11 +187,11 @@ def _balance_off(seed: int) -> float:
     means = [sum(row[e] for row in probabilities.tolist()) / 8 for e in range(3)]
     again = torch.Generator().manual_seed(seed)
     drawn = torch.nn.init.trunc_normal_(torch.empty(40, 9), 0, 0.05, -0.1, 0.1, generator=again)  # √(0.1 / 40) is 0.05
-    with swapped(record, "english", _english):
+    with swapped(model, "english", _english):
         training, held_out, _ = CORPUS()
     words = np.concatenate([_english().training, _english().held_out])
     stretches = np.split(words, range(1025, len(words), 1025))
-    kinds = [trace_file._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
+    kinds = [model._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
     return apart(
         (kinds == ["word", "word", "number", "sign", "rare"], True),
         (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
@@ -242,7 +241,7 @@ def _model_off(seed: int) -> float:
 
 def _steps_off(seed: int) -> float:
     """Three steps of training on a short text, a Switch and its twin, and what they come to on held-out words."""
-    with swapped(model, "corpus", _short), swapped(record, "english", _english):
+    with swapped(model, "corpus", _short), swapped(model, "english", _english):
         return max(_trained_off(_short(), dense, seed) for dense in (False, True))
 
 
@@ -287,7 +286,7 @@ def _trained_off(text: tuple, dense: bool, seed: int) -> float:
     first = tried[0][1]
     pairs += [(run.perplexity, math.exp(np.mean(costs))), (run.held_out_dropped, np.mean(lost))]
     if first is not None:
-        trace, gate = trace_file.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
+        trace, gate = model.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
         pairs += [
             (run.gate, gate),
             (trace.experts[0, :, 0], np.where(lost[0], -1, first.chosen)),
@@ -322,7 +321,7 @@ MECHANISMS = (
         "three steps by hand",
         _steps_off,
         ("the auxiliary loss is trained on", model.train, "loss + aux_weight * uneven", "loss"),
-        ("the trace drops what was dropped", trace_file.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
+        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
          "result.chosen"),
     ),
 )

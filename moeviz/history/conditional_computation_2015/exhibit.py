@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, Conditional, train
-from moeviz.history.conditional_computation_2015.trace import trace_of
+from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, Conditional, trace_of, train
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
 

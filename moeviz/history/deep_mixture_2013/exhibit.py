@@ -11,8 +11,17 @@ import pandas as pd
 from jaxtyping import Float, Float64
 
 from moeviz.charts import NAMED, theme
-from moeviz.history.deep_mixture_2013.model import EPOCHS, MOVES, SHIFT, DeepMixture, moves, train
-from moeviz.history.deep_mixture_2013.trace import LABELS, LAYERS, trace_of
+from moeviz.history.deep_mixture_2013.model import (
+    EPOCHS,
+    LABELS,
+    LAYERS,
+    MOVES,
+    SHIFT,
+    DeepMixture,
+    moves,
+    trace_of,
+    train,
+)
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 from moeviz.metrics.words import percent

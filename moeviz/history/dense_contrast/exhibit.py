@@ -9,15 +9,14 @@ import pandas as pd
 from moeviz.charts import NAMED, theme
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
-from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, train
-from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
-from moeviz.history.dense_contrast.trace import trace_of
+from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, trace_of, train
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
 SEEDS = (0, 1, 2)
 SWEEP = Path(__file__).with_name("sweep.csv")
+PAYOFF_TABLE = Path(__file__).with_name("payoff.csv")
 HERE, REAL = "trained here", "Mixtral 8x7B"
 THIS_RUN, OTHERS = "the run on this page", "runs that ship"
 
@@ -77,6 +76,56 @@ def curve_of(result: DecoderRun) -> pd.DataFrame:
     """Return the perplexity of a run at each recorded step. Columns: those of `shipped_sweep`."""
     steps = {"step": np.array(result.recorded, np.int64), "perplexity": result.perplexity}
     return pd.DataFrame({"kind": result.settings["kind"], "seed": result.settings["seed"]} | steps)
+
+
+def payoff_runs() -> pd.DataFrame:
+    """Return the runs that ship, a row a model: small models trained on the text of the embedded one.
+
+    `python -m models.training.payoff` trains them; their figures ship, their weights do not.
+
+    Columns: experts int64 (1 is the dense model) · seed int64 · tokens int64 (read in training) · parameters, active
+    int64 (in all, and at work for a token; routers aside) · nats float64 (held-out loss of a token, mean over 15
+    domains) · bits_per_byte float64.
+    """
+    return pd.read_csv(PAYOFF_TABLE)
+
+
+def loss_by_parameters(runs: pd.DataFrame) -> pd.DataFrame:
+    """Held-out loss of models that compute the same for a token, by how many experts each chooses two from.
+
+    `runs` is what `payoff_runs` returns. One row a run. Columns: those of `payoff_runs` · mean, spread float64 (of nats
+    over the seeds of as many experts; spread is the largest less the smallest) · gain float64 (how far that mean is
+    below the dense model's, in nats).
+
+    Source: Shazeer et al. (arXiv 1701.06538), figure 2 (test perplexity of mixtures of equal compute); the comparison
+    at this size is our own.
+    """
+    nats = runs.groupby("experts")["nats"]
+    mean = nats.transform("mean")
+    dense = runs.loc[runs["experts"] == 1, "nats"].mean()
+    return runs.assign(mean=mean, spread=nats.transform("max") - nats.transform("min"), gain=dense - mean)
+
+
+def payoff_words(frame: pd.DataFrame) -> str:
+    """Sum up the figures of `loss_by_parameters` in words.
+
+    Two experts hold what the dense model holds and are both computed: what they gain is not due to more parameters.
+    """
+    of, noise = frame.groupby("experts").first(), frame["spread"].max()
+    largest, dense, two = of.iloc[-1], of.loc[1], of.loc[2, "mean"]
+    more = two - largest["mean"]
+    return (
+        f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
+        f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each. The model with "
+        f"{largest.name} experts holds {_millions(largest['parameters'])}, at {largest['mean']:.3f} nats per token "
+        f"against {dense['mean']:.3f} of the dense one; seeds differ by at most {noise:.3f}. Two experts, which hold "
+        f"what the dense one holds and are both computed, come to {two:.3f}. What more parameters add is {more:.3f}, "
+        f"{'less' if abs(more) <= noise else 'more'} than seeds make."
+    )
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.3g} million"
 
 
 MEMORY = "memory: all parameters, share of the mixture's"

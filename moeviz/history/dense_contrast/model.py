@@ -20,11 +20,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int16, Int64
 from torch import Tensor
 
-from moeviz.errors import MoevizError
+from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, at_random, cost
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.experts import TopKChoice, balancing_loss
+from moeviz.history.shared.gates import system_trace
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.model_info import ParameterCounts
+from moeviz.routing_trace import RoutingTrace, token_frame
 
 WIDTH, HIDDEN, LAYERS, HEADS, KEY_HEADS = 64, 128, 2, 4, 2
 SEQUENCES, WORDS = 16, 48  # N and P
@@ -165,4 +168,39 @@ def _run(
         logits=logits,
         experts=experts.astype(np.int16),
         weights=weights,
+    )
+
+
+# The result as a trace.
+
+
+def trace_of(result: DecoderRun) -> RoutingTrace:
+    """Return the experts to which the two layers of a tiny Mixtral sent each of 768 held-out words, as a trace.
+
+    A token is a word, `text`, in sequences of 48. Weights are a softmax over only the logits of the chosen experts, so
+    they sum to 1; with all experts on there are as many slots as experts, and every load is the same. The model's
+    parameters are counted.
+
+    Raises `InvalidTrace` for the dense network that is as fast, which has no router.
+
+    Source: Jiang et al. (arXiv 2401.04088), section 2.1.
+    """
+    layers, words, experts = result.logits.shape
+    if not experts:
+        raise InvalidTrace(
+            'Got the dense network that is as fast: it has no router to record. Train one of the kinds "sparse" or '
+            '"as large".'
+        )
+    vocabulary = english().vocabulary
+    place = np.arange(words)
+    name = "tiny Mixtral" if result.settings["kind"] == "sparse" else "tiny Mixtral with all experts on"
+    per_expert = (result.parts["routed_experts"] // (layers * experts),) * layers
+    facts = {"num_layers": layers, "dtype": "float32", "item_kind": "word", "score_function": "softmax"}
+    return system_trace(
+        f"{name}, seed {result.settings['seed']}",
+        token_frame(place // WORDS, place % WORDS, [vocabulary[word] for word in result.words], result.words),
+        (result.experts, result.weights),
+        result.logits,
+        parameters=ParameterCounts(**result.parts, shared_experts=0, per_expert=per_expert),
+        **facts,
     )

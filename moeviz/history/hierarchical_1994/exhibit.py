@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.history.hierarchical_1994.model import BRANCHES, Hierarchy, train, two_cuts
-from moeviz.history.hierarchical_1994.trace import trace_of
+from moeviz.history.hierarchical_1994.model import BRANCHES, Hierarchy, trace_of, train, two_cuts
 from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
 from moeviz.history.shared.exhibit import (
     LOAD_BY_LABEL,

@@ -9,8 +9,16 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.errors import MoevizError
-from moeviz.history.hmm_experts_1996.model import ASSIGNMENTS, SPEAKERS, STARTS, HMMMixture, settled_after, train
-from moeviz.history.hmm_experts_1996.trace import names, trace_of
+from moeviz.history.hmm_experts_1996.model import (
+    ASSIGNMENTS,
+    SPEAKERS,
+    STARTS,
+    HMMMixture,
+    names,
+    settled_after,
+    trace_of,
+    train,
+)
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.gates import softmax

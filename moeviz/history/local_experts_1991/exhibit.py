@@ -14,10 +14,10 @@ from moeviz.history.local_experts_1991.model import (
     MAX_EPOCHS,
     STOP_AT,
     AdaptiveMixture,
+    trace_of,
     train,
     train_network,
 )
-from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
 from moeviz.history.shared.exhibit import (
     LOAD_BY_LABEL,

@@ -20,8 +20,9 @@ from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
-from moeviz.history.shared.gates import sigmoid, softmax
+from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.routing_trace import RoutingTrace
 
 STOP_AT = 0.08  # average squared error on the training speakers
 START = 0.1  # expert weights start uniform in ±0.1; all at 0 is a saddle
@@ -231,3 +232,28 @@ def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_ST
     right = (trained.answer(inputs) > 0.5) == (desired > 0.5)
     train_accuracy, test_accuracy = (float(right[part].mean()) for part in (data.training, ~data.training))
     return replace(trained, train_accuracy=train_accuracy, test_accuracy=test_accuracy)
+
+
+# The result as a trace.
+
+
+def trace_of(result: AdaptiveMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
+    """Return the division of vowels by an adaptive mixture of local experts, at each recorded epoch of its training.
+
+    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is a
+    recorded epoch, 0 before training. The gate is soft, so every sample goes to all E experts, with the mixing
+    proportions as weights, which sum to 1; counts of assignments are then the same for all experts. With `slots` 1
+    only the expert with the highest proportion is kept, weight and all, and counts tell who wins. `data` are those it
+    was trained on: the stand-in unless given.
+
+    Raises `InvalidTrace` if `data` are not those of the result, or `slots` are not from 1 to E.
+
+    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
+    """
+    data = stand_in() if data is None else data
+    check_samples(result.source, data)
+    inputs, _ = encode(data)
+    epochs, _, experts = result.gate_lines.shape
+    logits = np.stack([result.state(at).logits(inputs) for at in range(epochs)]).astype(np.float32)
+    name = f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}"
+    return vowel_trace(name, data, logits, result.recorded, "epoch", slots)

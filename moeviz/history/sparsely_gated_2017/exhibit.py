@@ -10,8 +10,7 @@ import pandas as pd
 from moeviz.charts import NAMED, theme
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
-from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
-from moeviz.history.sparsely_gated_2017.trace import trace_of
+from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, trace_of, train
 
 TEXT = words_beside(__file__)
 TABLE = Path(__file__).with_name("sweep.csv")

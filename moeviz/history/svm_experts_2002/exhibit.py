@@ -9,8 +9,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
-from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, train
-from moeviz.history.svm_experts_2002.trace import trace_of
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, trace_of, train
 
 TEXT = words_beside(__file__)
 HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"

@@ -10,9 +10,7 @@ import pandas as pd
 from moeviz.charts import NAMED, theme
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
-from moeviz.history.switch_2021.model import EXPERTS, capacity, train
-from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch
-from moeviz.history.switch_2021.trace import trace_of
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
 
 TEXT = words_beside(__file__)
 EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50

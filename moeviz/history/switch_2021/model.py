@@ -6,22 +6,27 @@ and past an expert's capacity it goes to none. All 1,024 tokens of a batch are o
 Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2. Its models are T5s of 0.2 to
 1,600 billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
 
-T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence.
+T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence;
+N = S · W held-out words.
 """
 
 import math
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float32, Int, Int16, UInt8
 from torch import nn
 from torch.nn import functional
 
-from moeviz.errors import MoevizError
+from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.history.shared.datasets import UNKNOWN, english
 from moeviz.history.shared.experts import balancing_loss, queued
+from moeviz.history.shared.gates import system_trace
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus, measured
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
 INIT_SCALE = 0.1  # section 2.4; a usual Transformer has 1.0
 JITTER = 0.01  # the router's input is multiplied by 1 ± at most this, drawn anew each time, only in training
@@ -94,6 +99,8 @@ def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:
     return nn.Parameter(drawn)
 
 
+SEQUENCES, WORDS = 32, 32
+STRETCH, HELD_OUT_EVERY = SEQUENCES * WORDS + 1, 12  # a stretch of text is a batch, and the word after it
 WIDTH, HIDDEN, HEADS = 64, 128, 4
 EXPERTS, MOST_EXPERTS = 8, 64
 STEPS, LEARNING_RATE, LONGEST_GRADIENT = 600, 2e-3, 1.0
@@ -144,6 +151,27 @@ class SwitchLanguageModel(nn.Module):
         return self.last(x) @ self.head, routed
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Switch:
+    """A trained Switch Transformer, or its dense twin, and how it got there."""
+
+    settings: dict[str, int | float | bool]  # experts, capacity_factor, aux_weight, steps, seed, dense
+    dropped_by_step: UInt8[np.ndarray, "steps S"] = field(repr=False)  # words of each sequence, in the batch's order
+    balance_by_step: Float32[np.ndarray, " steps"] = field(repr=False)  # N Σ fᵢ Pᵢ: 1 is uniform
+    words: Int16[np.ndarray, " N"] = field(repr=False)  # held out, one sequence of W after another: in the vocabulary
+    logits: Float32[np.ndarray, "N E"] = field(repr=False)  # E is 0 in the dense twin
+    chosen: Int16[np.ndarray, " N"] = field(repr=False)  # what the router wanted, dropped or not; -1 in the dense twin
+    gate: Float32[np.ndarray, " N"] = field(repr=False)  # pᵢ(x) of the expert chosen; 1 in the dense twin
+    dropped: Bool[np.ndarray, " N"] = field(repr=False)  # these N words are one group
+    perplexity: float  # on all held-out words, those that are dropped too
+    held_out_dropped: float  # share of all held-out words
+    parameters: int
+
+    def drop_rate(self, steps: slice) -> float:
+        """Return the share of words that were dropped in these steps of the training."""
+        return float(self.dropped_by_step[steps].mean() / WORDS)
+
+
 def train(
     experts: int = EXPERTS,
     capacity_factor: float = 1.25,
@@ -189,7 +217,7 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
         optimiser.step()
-    return measured(model, _loss, held_out, settings, dropped, balance)
+    return measured(model, held_out, settings, dropped, balance)
 
 
 def _loss(
@@ -198,3 +226,97 @@ def _loss(
     """Compute the mean cross-entropy of each word of the sequences given those before it, in nats."""
     guesses, routed = model(text[:, :-1], jitter)
     return functional.cross_entropy(guesses.flatten(0, 1), text[:, 1:].flatten()), routed
+
+
+@torch.no_grad()
+def measured(
+    model: SwitchLanguageModel,
+    held_out: Int[torch.Tensor, " words"],
+    settings: dict[str, int | float | bool],
+    dropped: UInt8[np.ndarray, "steps S"],
+    balance: Float32[np.ndarray, " steps"],
+) -> Switch:
+    """Try a model on all the batches that the held-out words make; the first one is kept, word by word."""
+    group = SEQUENCES * WORDS
+    starts = torch.arange(0, len(held_out) - group, STRETCH)
+    inside = torch.arange(SEQUENCES)[:, None] * WORDS + torch.arange(WORDS + 1)
+    tried = [_loss(model, held_out[start + inside]) for start in starts]
+    first = tried[0][1]
+    if first is None:
+        logits, chosen, gate = torch.zeros(group, 0), torch.full((group,), -1), torch.ones(group)
+        left_out = torch.zeros(len(tried), group, dtype=torch.bool)
+    else:
+        logits, chosen, gate = first.logits, first.chosen, first.probabilities.max(dim=-1).values
+        left_out = torch.stack([routed.dropped for _, routed in tried])
+    return Switch(
+        settings=settings,
+        dropped_by_step=dropped,
+        balance_by_step=balance,
+        words=held_out[:group].numpy().astype(np.int16),
+        logits=logits.numpy(),
+        chosen=chosen.numpy().astype(np.int16),
+        gate=gate.numpy(),
+        dropped=left_out[0].numpy(),
+        perplexity=math.exp(sum(loss.item() for loss, _ in tried) / len(tried)),
+        held_out_dropped=float(left_out.float().mean()),
+        parameters=sum(weights.numel() for weights in model.parameters()),
+    )
+
+
+def corpus() -> tuple[Int[torch.Tensor, " training"], Int[torch.Tensor, " held_out"], tuple[str, ...]]:
+    """English to train on, every twelfth stretch of it held out, and its vocabulary.
+
+    The held-out stretches are of the same topics as the rest, as are those of the paper's C4.
+    """
+    text = english()
+    words = np.concatenate([text.training, text.held_out])
+    kept_back = np.arange(len(words)) // STRETCH % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
+    return torch.from_numpy(words[~kept_back]), torch.from_numpy(words[kept_back]), text.vocabulary
+
+
+# The result as a trace.
+
+
+def trace_of(result: Switch) -> RoutingTrace:
+    """The expert to which the second block of a tiny Switch Transformer sent each of 1,024 held-out words, as a trace.
+
+    A token is a word, `text`, in sequences of 32; `label` says whether it is a word, a number, a sign or too rare for
+    the vocabulary. One layer, one slot, and the weight is the router's probability for that expert, so it does not sum
+    to 1. A word that was dropped has NO_EXPERT, and its logits, which say where it wanted to go: all words of the trace
+    are one group, over which capacity is counted.
+
+    Raises `InvalidTrace` for the dense twin, which has no router.
+
+    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.
+    """
+    settings, words, experts = result.settings, *result.logits.shape
+    if settings["dense"]:
+        raise InvalidTrace("Got the dense twin, which has no router to record. Train a Switch Transformer instead.")
+    vocabulary = english().vocabulary
+    texts = [vocabulary[word] for word in result.words]
+    place = np.arange(words)
+    tokens = token_frame(place // WORDS, place % WORDS, texts, token_id=result.words)
+    served = np.where(result.dropped, NO_EXPERT, result.chosen).astype(np.int16)
+    weights = np.where(result.dropped, 0, result.gate).astype(np.float32)
+    return system_trace(
+        f"tiny Switch Transformer of {experts} experts, seed {settings['seed']}",
+        tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
+        (served[None, :, None], weights[None, :, None]),
+        result.logits[None],
+        layers=(1,),
+        score_function="softmax",
+        num_layers=2,
+        dtype="float32",
+        item_kind="word",
+        label_kind="kind of word",
+        caution=(
+            f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
+            f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
+        ),
+    )
+
+
+def _kind(text: str) -> str:
+    if text == UNKNOWN:
+        return "rare"
+    return "number" if text.isdigit() else "word" if text.replace("_", "a").isalpha() else "sign"
