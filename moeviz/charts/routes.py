@@ -143,57 +143,11 @@ def whose_bars(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(bars, theme.rows_height(len(frame)))
 
 
-NO_CELL = (
-    "A cell is one draw: of routes at random half would do worse than the others, so no single one is misrouted. "
-    "Choose a token and a layer above to see all its routes."
-)
-STAKE = Chart(
-    "Where does much depend on the route?",
-    f"Each cell is a token at a layer: the brighter, the more the loss of the next token differs by route. {NO_CELL}",
-    measure=RouteRegret.at_stake,
-    draw=stake_map,
-)
-WELL = Chart(
-    "How does the route taken do next to the others?",
-    "Each cell is a token at a layer: blue where its route costs less than the others on average, orange where it "
-    f"costs more. {NO_CELL}",
-    measure=RouteRegret.at_stake,
-    draw=gain_map,
-    themed=True,
-)
-ROUTES = Chart(
-    "What would the other routes have cost here?",
-    "Each mark is a set of experts that this token could have had at this layer at the same cost, by the loss of the "
-    "next token, less that of the route taken.",
-    measure=RouteRegret.at,
-    draw=route_bars,
-)
-RANKS = Chart(
-    "Which tokens are routed better than chance?",
-    "Each dot is a group of tokens: the further to the left of the dashed line, chance, the fewer of the other routes "
-    "are better. Lines are bands of 95 % by resampled texts.",
-    measure=by,
-    draw=rank_dots,
-)
-GAINS = Chart(
-    "How many nats do the routers gain?",
-    "The same groups: how much more the other routes cost on average. A rank forgets the size, so read both.",
-    measure=by,
-    draw=gain_dots,
-)
-WHOSE = Chart(
-    "Whose route is it?",
-    "Each bar gives tokens the routes of other tokens: if those of the same kind of text cost next to nothing more, "
-    "the kind is what the routers know.",
-    measure=whose_route,
-    draw=whose_bars,
-)
-MAP = Chart(
-    "Which experts take the same contexts?",
-    "Each dot is an expert (layer·expert), coloured by the kind of text that it takes most of. Experts that stand "
-    "close take tokens of the same kinds and classes. Lines lead to the three nearest in truth, since the plane is "
-    "wrong about many of them. Pale dots are where the expert would be with other texts. Click an expert to see it.",
-    measure=ExpertMap.rows,
-    draw=expert_map_plane,
-    expert="expert",
-)
+# No single cell is misrouted: each is one draw, and of routes at random half would do worse than the others.
+STAKE = Chart.row(stake_map, RouteRegret.at_stake)
+WELL = Chart.row(gain_map, RouteRegret.at_stake, themed=True)
+ROUTES = Chart.row(route_bars, RouteRegret.at)
+RANKS = Chart.row(rank_dots, by)
+GAINS = Chart.row(gain_dots, by)
+WHOSE = Chart.row(whose_bars, whose_route)
+MAP = Chart.row(expert_map_plane, ExpertMap.rows, expert="expert")

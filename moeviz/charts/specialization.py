@@ -120,44 +120,9 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([itself.assign(layer=layer), frame, turned], ignore_index=True).dropna(subset="divergence")
 
 
-NAMES = Chart(
-    "What does each expert take, and does that hold on other texts?",
-    "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
-    "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern. F1 says how "
-    "well the name predicts its tokens, and how well the token by itself does: if that does better, the name is "
-    "decoration.",
-    measure=expert_names,
-    draw=expert_names_grid,
-    say=expert_names_caption,
-    expert="expert",
-)
+NAMES = Chart.row(expert_names_grid, expert_names, expert_names_caption, expert="expert")
 CHARTS = (  # all of these need labels
-    Chart(
-        "Which experts does each kind of text use?",
-        "Each row is a label, and its cells show how its assignments in this layer are divided among the experts; "
-        "rows that look alike are routed alike.",
-        measure=load_by_label,
-        draw=label_load_heatmap,
-        say=label_load_caption,
-        expert="expert",
-        layers="one",
-    ),
-    Chart(
-        "Do the experts of a layer distinguish kinds of text?",
-        "Each bar is how much an expert tells about the label of a token. Only the part above the orange mark, the "
-        "mean with labels shuffled among the texts, is more than luck (the line reaches up to the highest shuffle; "
-        "with one text per label there is nothing to shuffle).",
-        measure=label_information,
-        draw=information_by_layer,
-        say=label_information_caption,
-    ),
-    Chart(
-        "Which kinds of text are routed alike?",
-        "The darker a cell, the more alike the first choices of its two labels in this layer: 0 bits are the same "
-        "experts in the same proportions, 1 bit is no expert in common.",
-        measure=label_divergence,
-        draw=label_divergence_grid,
-        say=label_divergence_caption,
-        layers="one",
-    ),
+    Chart.row(label_load_heatmap, load_by_label, label_load_caption, expert="expert", layers="one"),
+    Chart.row(information_by_layer, label_information, label_information_caption),
+    Chart.row(label_divergence_grid, label_divergence, label_divergence_caption, layers="one"),
 )
