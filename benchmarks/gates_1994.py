@@ -141,15 +141,7 @@ def _gate_fit(gate: np.ndarray, inputs: np.ndarray, share: np.ndarray) -> float:
 
 
 def error_by_shape(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
-    """Return the error of each shape of gates by passes over points that need two cuts, fitted in both ways.
-
-    One row per way, shape and pass, at about equal ratios. Columns: way, shape str · passes int64 · squared_error,
-    lower, upper float64 (average squared error on the training points: median, and quartiles of the seeds) · seeds
-    int64.
-
-    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), equations 6 to 12; the points and the comparison
-    are ours.
-    """
+    """Train the table of `shipped_error_by_shape` anew."""
     frames = [_curve(way, shape, seeds) for way in ALL_PASSES for shape in SHAPES]
     return pd.concat(frames, ignore_index=True)
 

@@ -101,38 +101,26 @@ def _size_title(frame: pd.DataFrame) -> str:
 
 def distinct_experts_curve(frame: pd.DataFrame) -> alt.Chart:
     """Draw the distinct experts of a batch, one line per kind of batch. Columns: those of `batch_coverage`."""
-    means = _means(frame, "batch", BATCHES)
-    drawn, colour, dash = _named_lines(means, "kind", BATCHES)
-    chart = theme.lines(
-        drawn,
-        DOTTED_LINE,
-        x=alt.X(
-            "batch:Q",
-            title="tokens in a batch",
-            scale=alt.Scale(type="log", base=2),
-            axis=alt.Axis(format="d", grid=False),
-        ),
-        y=alt.Y("mean:Q", title="distinct experts of a layer", scale=alt.Scale(zero=True)),
-        color=colour,
-        strokeDash=dash,
-        tooltip=[*theme.tooltip(batch=("tokens", "d")), *_spread("distinct experts", ".1f")],
-    )
-    return theme.framed(chart, theme.MEDIUM)
+    axis = alt.Axis(format="d", grid=False)
+    x = alt.X("batch:Q", title="tokens in a batch", scale=alt.Scale(type="log", base=2), axis=axis)
+    y = alt.Y("mean:Q", title="distinct experts of a layer", scale=alt.Scale(zero=True))
+    tips = [*theme.tooltip(batch=("tokens", "d")), *_spread("distinct experts", ".1f")]
+    return _mean_lines(frame, "batch", BATCHES, x, y, tips)
 
 
 def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
     """Recall over the number of experts named, a line a predictor. Columns: those of `prefetch_recall`."""
-    means = _means(frame, "m", PREDICTORS)
-    drawn, colour, dash = _named_lines(means, "kind", PREDICTORS)
-    chart = theme.lines(
-        drawn,
-        DOTTED_LINE,
-        x=alt.X("m:Q", title="experts fetched ahead, of each layer", scale=_span(frame["m"]), axis=theme.whole_axis()),
-        y=alt.Y("mean:Q", title="of what a token needs", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
-        color=colour,
-        strokeDash=dash,
-        tooltip=[*theme.tooltip(m=("experts fetched", "d")), *_spread("recall", ".1%")],
-    )
+    title = "experts fetched ahead, of each layer"
+    x = alt.X("m:Q", title=title, scale=_span(frame["m"]), axis=theme.whole_axis())
+    y = alt.Y("mean:Q", title="of what a token needs", scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
+    tips = [*theme.tooltip(m=("experts fetched", "d")), *_spread("recall", ".1%")]
+    return _mean_lines(frame, "m", PREDICTORS, x, y, tips)
+
+
+def _mean_lines(frame: pd.DataFrame, over: str, lines: Lines, x: alt.X, y: alt.Y, tips: list[alt.Tooltip]) -> alt.Chart:
+    """Draw the mean over layers, a line for each of these columns."""
+    drawn, colour, dash = _named_lines(_means(frame, over, lines), "kind", lines)
+    chart = theme.lines(drawn, DOTTED_LINE, x=x, y=y, color=colour, strokeDash=dash, tooltip=tips)
     return theme.framed(chart, theme.MEDIUM)
 
 
