@@ -5,12 +5,11 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.token_layer_map import first_letters
+from moeviz.charts.token_layer_map import first_letters, shown_texts
 from moeviz.metrics.effect import OTHER as OTHER_FIRST
 from moeviz.metrics.effect import SAME as SAME_FIRST
 from moeviz.metrics.engine_difference import engine_difference
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
-from moeviz.metrics.tokens import visible
 
 LINES = {"equal_sets": ("the same experts", theme.PAIR[0]), "equal_ids": ("in the same order too", theme.PAIR[1])}
 COLOURS = {SAME: "#8a98e540", ORDER: "#8a98e5", OTHER: theme.CHANCE, APART: theme.PALE}
@@ -60,8 +59,7 @@ def places_map(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> alt.
     theme.at_most_max_tokens(frame.rename(columns={"place": "token"}))
     tokens = frame.drop_duplicates("place")
     names = {str(place): first_letters(text) for place, text in zip(tokens["place"], tokens["text"], strict=True)}
-    shown = {text: visible(text) for text in tokens["text"].unique()}
-    drawn = theme.compact(frame.assign(shown=frame["text"].map(shown)).drop(columns="text"))
+    drawn = theme.compact(frame.assign(shown=shown_texts(frame["text"])).drop(columns="text"))
     some = [kind for kind in COLOURS if (frame["kind"] == kind).any()]
     chart = (
         alt.Chart(drawn, params=[alt.VariableParameter("names", value=names)])

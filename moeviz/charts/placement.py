@@ -34,12 +34,11 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
             times_uniform=("times the uniform share", ".2f"),
         ),
     )
-    if frame["device"].nunique() > MOST_NUMBERS:
-        return theme.framed(theme.layered(cells), height, canvas=True)
     numbers = base.mark_text().encode(
         text=alt.Text("times_uniform:Q", format=".2f"), color=theme.ink_on("times_uniform")
     )
-    return theme.framed(theme.layered(cells, numbers), height, canvas=True)
+    written = [numbers] if frame["device"].nunique() <= MOST_NUMBERS else []
+    return theme.framed(theme.layered(cells, *written), height, canvas=True)
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:

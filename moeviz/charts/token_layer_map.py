@@ -133,6 +133,11 @@ def first_letters(text: str) -> str:
     return shown if len(shown) <= LETTERS else shown[: LETTERS - 1] + "…"
 
 
+def shown_texts(texts: pd.Series) -> pd.Series:
+    """Make tokens visible, each different one once."""
+    return texts.map({text: visible(text) for text in texts.unique()})
+
+
 def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
     """Token by layer, each cell split among its experts. Columns: those of `token_choices`."""
     theme.at_most_max_tokens(frame)
@@ -156,7 +161,6 @@ def are_images(facts: MapFacts) -> bool:
 
 def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that `map_of` draws, for a frame of `token_choices`; and what a tooltip says of each."""
-    shown = {text: visible(text) for text in frame["text"].unique()}
     return pd.DataFrame(
         {
             "token": pd.factorize(frame["token"])[0].astype(np.int16),
@@ -164,7 +168,7 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
             "slot": frame["slot"],
             "expert": frame["expert"],
             "weight": frame["weight"],
-            "shown": frame["text"].map(shown),
+            "shown": shown_texts(frame["text"]),
             "position": frame["position"],
             "phase": frame["phase"],
         }

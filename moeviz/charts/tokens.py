@@ -8,8 +8,8 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.charts.token_layer_map import first_letters, token_layer_map
-from moeviz.metrics.tokens import token_choices, token_expert, token_routes, visible
+from moeviz.charts.token_layer_map import first_letters, shown_texts, token_layer_map
+from moeviz.metrics.tokens import token_choices, token_expert, token_routes
 from moeviz.routing_trace import NOT_RECORDED
 
 NO_ORDER = "its experts, in no known order"
@@ -23,7 +23,7 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
     one_text = frame["sequence"].nunique() <= 1
     start = frame["position" if one_text else "token"].astype(np.int32)
     sides = {"start": (start - 0.5).astype(np.float32), "end": (start + 0.5).astype(np.float32)}
-    cells = frame.assign(**sides, shown=frame["text"].map(_visible_categories(frame["text"])))
+    cells = frame.assign(**sides, shown=shown_texts(frame["text"]))
     cells = cells.drop(columns=["text", "sequence", "num_experts"], errors="ignore")
     title = "position of the token in the text" if one_text else "token (all texts in a row)"
     scale = (
@@ -55,10 +55,6 @@ def _texts_axis(names: dict[int, str]) -> alt.Axis:
         labelLimit=STRAIGHT,
         labelOverlap=False,
     )
-
-
-def _visible_categories(text: pd.Series) -> dict[str, str]:
-    return {value: visible(value) for value in text.unique()}
 
 
 def token_tooltip() -> list[alt.Tooltip]:
@@ -118,7 +114,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     """Layer by choice for one token, with the expert's id in each cell. Columns: those of `token_routes`."""
     weighted = frame["weight"].notna().any()
     title = "choice (1 = highest weight)" if weighted else "choice" if frame["ordered"].all() else NO_ORDER
-    cells = frame.assign(choice=frame["slot"] + 1, shown=frame["text"].map(_visible_categories(frame["text"])))
+    cells = frame.assign(choice=frame["slot"] + 1, shown=shown_texts(frame["text"]))
     cells = cells.drop(columns=["text", "sequence", "ordered"])
     axis = alt.Axis(labelAngle=0) if title != NO_ORDER else alt.Axis(labels=False, ticks=False)
     x = alt.X("choice:O", title=title, axis=axis)

@@ -76,11 +76,10 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
-    if frame["expert"].nunique() > MOST_NUMBERS:
-        return theme.framed(theme.layered(cells), height, canvas=True)
     known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
     numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=theme.ink_on("lift"))
-    return theme.framed(theme.layered(cells, numbers), height, canvas=True)
+    written = [numbers] if frame["expert"].nunique() <= MOST_NUMBERS else []
+    return theme.framed(theme.layered(cells, *written), height, canvas=True)
 
 
 def _tokens(count: int) -> str:
