@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
+from moeviz.cli.corpus import judged_on_other, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
 from moeviz.cli.output import check_parent, keep_when_stopped, note, print_answer, progress
 from moeviz.errors import MoevizError
@@ -20,16 +20,16 @@ FORMS = ("csv", "llama.cpp", "llm-compressor")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_divided_texts(parser, OWN_TOKENS)
+    add_divided_texts(parser)
     parser.add_argument("--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"))
     parser.add_argument("--budget", type=number(float, 2, 8), metavar="B")
     parser.add_argument("--units", choices=UNITS, default=UNITS[0])
     parser.add_argument("--rule", choices=RULES, default=RULES[0])
-    add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
+    add_judged_on(parser)
     parser.add_argument("-o", "--output", metavar="FILE")
     parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_loading(parser)
-    add_json(parser, "print units and plans as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:

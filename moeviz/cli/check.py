@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, import_options, number, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, import_options, number, read_one_trace
 from moeviz.cli.output import DONE, FOUND, records, visible_line
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ ROWS = 200  # findings that are listed
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
+    parser.add_argument("source", metavar="FILE")
     parser.add_argument("--beside", metavar="FILE")
     parser.add_argument("--tokens", type=number(int, 0), metavar="N")
     add_json(parser, table=False)

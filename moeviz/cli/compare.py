@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, add_segment, read_one_trace
 from moeviz.cli.output import frame_text, note, records, visible_line
 from moeviz.errors import MissingField, MoevizError
 
@@ -17,7 +17,7 @@ LETTERS = "ABCDEFGH"  # as many traces as the app begins with
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="A", help=ANY_FILE)
+    parser.add_argument("source", metavar="A")
     parser.add_argument("others", metavar="B", nargs="+")
     add_segment(parser)
     add_json(parser)

@@ -2,13 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, add_segment, read_one_trace
 from moeviz.cli.output import note, print_answer
 from moeviz.errors import InvalidTrace
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE")
     parser.add_argument("other", metavar="OTHER", nargs="?")
     parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"))
     parser.add_argument("--steering", metavar="FILE.json")

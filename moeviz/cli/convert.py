@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.options import (
-    ANY_FILE,
-    NO_TEXT,
     add_counts_only,
     add_import_options,
     add_segment,
@@ -24,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
+    parser.add_argument("source", metavar="FROM")
     parser.add_argument("target", metavar="TO")
     parser.add_argument("--partial", action="store_true")
     parser.add_argument("--weights", choices=("exact", "float16", "none"))
-    parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
+    parser.add_argument("--no-text", action="store_true")
     parser.add_argument("--plain", action="store_true")
     add_counts_only(parser)
     add_segment(parser)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, conversations_at, load, loading, number
+from moeviz.cli.options import add_counts_only, add_json, add_model, conversations_at, load, loading, number
 from moeviz.cli.output import (
     check_output,
     frame_text,
@@ -61,13 +61,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true")
     _add_dataset(parser)
     parser.add_argument("--layer", type=number(int, 0), metavar="N")
-    add_json(parser, "print all tables, of all layers, as JSON")
+    add_json(parser)
 
 
 def _add_dataset(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("with a folder for -o", "Texts are read, traced and written a shard at a time.")
     group.add_argument("--resume", action="store_true")
-    group.add_argument("--no-text", action="store_true", help=f"write {NO_TEXT}")
+    group.add_argument("--no-text", action="store_true")
     group.add_argument("--weights", choices=("float16", "exact", "none"))
     group.add_argument("--lines", action="store_true")
     group.add_argument("--shard-bytes", type=number(int, 1), metavar="N")

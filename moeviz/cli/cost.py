@@ -49,7 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
     for of in (cache, coverage, prefetch, placement):
         of.add_argument("file", metavar="FILE")
         add_phase(of)
-        add_json(of, "print the rows as JSON")
+        add_json(of)
         add_quiet(of)
     for of in (cache, placement):
         add_judged_on(of)

@@ -19,7 +19,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N")
     add_judged_on(parser)
     add_phase(parser)
-    add_json(parser, "print questions, verdicts, sentences and figures as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, add_segment, number, read_one_trace
 from moeviz.cli.output import DONE, FOUND, frame_text, records
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ PARTINGS = 10  # sequences that are listed
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="A", help=ANY_FILE)
+    parser.add_argument("source", metavar="A")
     parser.add_argument("other", metavar="B")
     parser.add_argument("--fail-above", type=number(float, 0, 1), metavar="SHARE")
     add_segment(parser)

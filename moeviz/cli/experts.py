@@ -60,33 +60,15 @@ SHOWN = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="MODEL|TRACE|DATASET", help="a model as for --model elsewhere, a trace, or a dataset's folder"
-    )
-    says = (
-        "of a model: what it reads, as in moeviz corpus: text files, or .jsonl files with labels (default, for "
-        "moeviz's own models: the held-out texts that ship)"
-    )
-    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
-    parser.add_argument("--layers", **numbers(int, 0), help="show only these layers, as 2,3 (default: all)")
-    parser.add_argument(
-        "--mute",
-        action="store_true",
-        help="measure how much worse the model predicts the texts without each expert, by reading them again for each",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the table: .csv or .json")
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument("source", metavar="MODEL|TRACE|DATASET")
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[])
+    parser.add_argument("--layers", **numbers(int, 0))
+    parser.add_argument("--mute", action="store_true")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--partial", action="store_true")
     add_loading(parser)
-    parser.add_argument(
-        "--labels",
-        action=Several,
-        metavar="FILE",
-        help="show labels that others gave to the experts next to ours: JSON of colibri's atlas or MoE_analysis; again "
-        "for more files",
-    )
-    parser.add_argument(
-        "--write-labels", metavar="FILE", help="write our names and specialists as JSON, in the form of colibri's atlas"
-    )
+    parser.add_argument("--labels", action=Several, metavar="FILE")
+    parser.add_argument("--write-labels", metavar="FILE")
     add_json(parser)
     add_segment(parser)
     add_import_options(parser)

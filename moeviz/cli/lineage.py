@@ -11,11 +11,9 @@ from moeviz.cli.output import frame_texts, note, progress, records, visible_line
 if TYPE_CHECKING:
     import pandas as pd
 
-CHECKPOINT = "a folder with .safetensors files, one such file, a .gguf file, or 'embedded' or a sibling"
-
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="BASE", help=CHECKPOINT)
+    parser.add_argument("source", metavar="BASE")
     parser.add_argument("child", metavar="CHILD")
     parser.add_argument("--dataset", metavar="TRACE|DATASET")
     parser.add_argument("--partial", action="store_true")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, numbers, open_dataset, read
+from moeviz.cli.options import add_import_options, add_json, add_segment, number, numbers, open_dataset, read
 from moeviz.cli.output import DONE, ERROR, fitting_text, frame_texts, note, print_tables, visible_line
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.text import listed
@@ -37,7 +37,7 @@ SHORT = 20  # rows that are printed without --all
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
+    parser.add_argument("trace", metavar="TRACE")
     parser.add_argument("--topic", choices=TOPICS, default="load")
     parser.add_argument("--layers", **numbers(int, 0))
     parser.add_argument("--token", type=number(int, 0), metavar="N")

@@ -22,21 +22,10 @@ if TYPE_CHECKING:
     from moeviz.formats.importers.importer import ImportOptions, Opened
     from moeviz.routing_trace import Counted, RoutingTrace
 
-ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 LARGEST = 2**63  # what numpy and torch count to
-PROMPT = "the text, in quotes; or - to read it from standard input"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-NO_TEXT = "neither the tokens' texts nor their ids; their experts, which are kept, reveal part of the text"
 # moeviz.formats.importers.importer.SAYS, known without loading numpy
-IMPORT_OPTIONS = {
-    "top_k": ("K", "experts that a token is sent to at each layer"),
-    "hidden_layers": ("N", "layers of the model, dense ones too"),
-    "experts": ("E", "experts of each layer"),
-    "start": ("N", "position of the first token of a response"),
-    "expert_parallel": ("N", "devices that each layer's experts were divided among"),
-}
-
-
+IMPORT_OPTIONS = {"top_k": "K", "hidden_layers": "N", "experts": "E", "start": "N", "expert_parallel": "N"}
 # moeviz.formats.importers.importer.CALLED, as other commands call the same
 CALLED = {"top_k": "experts_per_token", "hidden_layers": "num_layers"}
 
@@ -77,16 +66,16 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     """Add the prompt: a text, or a file that holds it. Returns the group of what may be given instead."""
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
+    given.add_argument("prompt", metavar="PROMPT", nargs="?")
     given.add_argument("-f", "--prompt-file", metavar="FILE")
     given.add_argument("--messages", metavar="FILE")
     parser.add_argument("--chat", action="store_true")
     return given
 
 
-def add_json(parser: ArgumentParser, says: str = "print JSON", *, table: bool = True) -> None:
+def add_json(parser: ArgumentParser, *, table: bool = True) -> None:
     """Add --json, and --all to a command that prints a `table`."""
-    parser.add_argument("--json", action="store_true", help=says)
+    parser.add_argument("--json", action="store_true")
     if table:
         parser.add_argument("--all", action="store_true")
 
@@ -131,14 +120,10 @@ def run_adapters(args: Namespace) -> None:
     args.adapter = []
 
 
-def add_divided_texts(parser: ArgumentParser, own: int) -> None:
+def add_divided_texts(parser: ArgumentParser) -> None:
     """Add a model, and texts of which some make a choice and others judge it."""
     parser.add_argument("model", metavar="MODEL")
-    says = (
-        "text files, or .jsonl files with labels; whole texts are divided into those that choose and those that judge "
-        f"(default, for moeviz's own models: the first {own} tokens of the held-out texts that ship)"
-    )
-    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[])
     parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
     parser.add_argument("--tokens", type=number(int, 16), metavar="N")
@@ -168,12 +153,9 @@ def add_segment(parser: ArgumentParser) -> None:
     parser.add_argument("--segment", metavar="NAME")
 
 
-def add_judged_on(
-    parser: ArgumentParser, other: str = "a recording of the same model, or of another checkpoint"
-) -> None:
+def add_judged_on(parser: ArgumentParser) -> None:
     """Add --judged-on."""
-    says = f"judge what is planned here on another: {other}; next to a fresh plan of that, and to chance"
-    parser.add_argument("--judged-on", metavar="OTHER", help=says)
+    parser.add_argument("--judged-on", metavar="OTHER")
 
 
 def add_import_options(parser: ArgumentParser) -> None:
@@ -181,13 +163,12 @@ def add_import_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
         "files of other programs", "They are recognised by their content. What a file lacks is asked for:"
     )
-    group.add_argument("--format", metavar="NAME", help="read it as this format, as vllm or sglang-recorder")
-    for name, (metavar, says) in IMPORT_OPTIONS.items():
+    group.add_argument("--format", metavar="NAME")
+    for name, metavar in IMPORT_OPTIONS.items():
         option = "--" + CALLED.get(name, name).replace("_", "-")
-        group.add_argument(option, dest=name, type=int, metavar=metavar, help=says)
-    group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
-    says = "whether an array with three axes begins with layers, as a RoutingTrace, or with tokens, as vLLM saves it"
-    group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)
+        group.add_argument(option, dest=name, type=int, metavar=metavar)
+    group.add_argument("--moe-layers", metavar="LAYERS")
+    group.add_argument("--first-axis", choices=("layers", "tokens"))
 
 
 def import_options(args: Namespace) -> "ImportOptions":

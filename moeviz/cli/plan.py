@@ -35,7 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layers-on-gpu", type=number(int, 0), metavar="N")
     add_judged_on(parser)
     add_phase(parser)
-    add_json(parser, "print what was written as JSON", table=False)
+    add_json(parser, table=False)
 
 
 def run(args: Namespace) -> int:

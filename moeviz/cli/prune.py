@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
+from moeviz.cli.corpus import judged_on_other, texts_to_divide
 from moeviz.cli.options import (
     add_divided_texts,
     add_json,
@@ -31,10 +31,10 @@ REPLACED_BY = ("next best", "mean output")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    add_divided_texts(parser, OWN_TOKENS)
+    add_divided_texts(parser)
     parser.add_argument("--cut", **numbers(int, 1))
     parser.add_argument("--cut-total", type=number(int, 1), metavar="N")
-    add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
+    add_judged_on(parser)
     parser.add_argument(
         "--criteria",
         action=Several,
@@ -43,7 +43,6 @@ def arguments(parser: ArgumentParser) -> None:
         pattern=f"({'|'.join(CRITERIA)}|,)+",
         default=list(CRITERIA),
         metavar="NAME",
-        help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
     )
     parser.add_argument("--by-kind", choices=[name for name in CRITERIA if name != "random"], metavar="NAME")
     parser.add_argument("--by", choices=[name for name in CRITERIA if name != "random"], default="reap", metavar="NAME")
@@ -52,7 +51,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     parser.add_argument("-o", "--output", metavar="FOLDER")
     add_loading(parser)
-    add_json(parser, "print the rows as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
 WAYS = ("auto", "all", "swap")
-POSITIONS = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -24,13 +23,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--alternatives", default=WAYS[0], metavar="WHAT")
     parser.add_argument("--by", choices=GROUPS, default=GROUPS[1])
     parser.add_argument("--layers", **numbers(int, 0))
-    parser.add_argument(
-        "--positions",
-        type=number(int, 1),
-        default=POSITIONS,
-        metavar="N",
-        help=f"tokens of each text that are judged, drawn at random (default: {POSITIONS})",
-    )
+    parser.add_argument("--positions", type=number(int, 1), default=20, metavar="N")
     parser.add_argument("--tokens", type=number(int, 2), metavar="N")
     add_segment(parser)
     parser.add_argument("--most-texts", type=number(int, 1), metavar="N")

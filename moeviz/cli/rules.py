@@ -2,12 +2,12 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, add_segment, read_one_trace
 from moeviz.cli.output import print_answer
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE")
     add_segment(parser)
     add_import_options(parser)
     add_json(parser)

@@ -2,12 +2,12 @@
 
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, add_segment, number, read_one_trace
+from moeviz.cli.options import add_import_options, add_json, add_segment, number, read_one_trace
 from moeviz.cli.output import print_answer
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE")
     parser.add_argument("token", metavar="TOKEN", nargs="?")
     parser.add_argument("--most", type=number(int, 1), default=12, metavar="N")
     add_segment(parser)

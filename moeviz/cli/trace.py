@@ -40,7 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--outputs", action="store_true")
     add_counts_only(parser)
     parser.add_argument("--kernels", action=BooleanOptionalAction)
-    add_json(parser, "print the summary as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:

@@ -24,7 +24,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_segment(parser)
     add_loading(parser)
-    add_json(parser, "print the rows as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:

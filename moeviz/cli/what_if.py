@@ -27,7 +27,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_segment(parser)
     parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
-    add_json(parser, "print the effect as JSON")
+    add_json(parser)
 
 
 def run(args: Namespace) -> int:
