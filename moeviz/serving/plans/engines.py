@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from operator import attrgetter
 from shlex import quote
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving import captions
 from moeviz.serving.budget import most_used_sentence
 from moeviz.serving.placement import together_sentence
-from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, check_plan, layers_in_all
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_plan, even_experts, layers_in_all
 from moeviz.text import spans
 
 MAP = "physical_to_logical_map"  # SGLang's
@@ -38,14 +39,13 @@ def write_llama_cpp(plan: ExpertPlan) -> bytes:
     return (f"-ot 'blk\\.({'|'.join(map(str, rest))})\\.ffn_.*_exps\\.=CPU'" if rest else "").encode()
 
 
-def read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
-    """Read the layers whose experts stay in CPU memory; the file does not name experts."""
+def _read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
     found = OPTION.fullmatch(data.decode())
-    return {int(layer): () for layer in found[1].split("|")} if found else {}
+    return {int(layer): () for layer in found[1].split("|")} if found else {}  # the file names no experts
 
 
-def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command for llama.cpp; `-ncmoe N` leaves the first N layers in CPU memory instead."""
+def _llama_cpp_command(plan: ExpertPlan, file: str) -> str:
+    # `-ncmoe N` would leave the first N layers in CPU memory instead.
     return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {json.dumps(file)}"
 
 
@@ -61,8 +61,7 @@ def write_llama_cpp_cache(plan: ExpertPlan) -> bytes:
     return ("layer,expert\n" + "".join(lines)).encode()
 
 
-def read_llama_cpp_cache(data: bytes, model: ModelInfo) -> Layers:
-    """Return the loads of each layer."""
+def _read_llama_cpp_cache(data: bytes, model: ModelInfo) -> Layers:
     counts = {layer: [0] * number for layer, number in zip(model.layers, model.num_experts, strict=True)}
     for line, used in Counter(data.splitlines()[1:]).items():
         layer, expert = map(int, line.split(b","))
@@ -70,8 +69,7 @@ def read_llama_cpp_cache(data: bytes, model: ModelInfo) -> Layers:
     return {layer: tuple(row) for layer, row in counts.items()}
 
 
-def llama_cpp_cache_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command for the fork."""
+def _llama_cpp_cache_command(plan: ExpertPlan, file: str) -> str:
     return (
         f"llama-server -m MODEL.gguf -ngl 99 -ncmoe 99 --moe-cache-profile {quote(file)} --moe-cache-slots S"
         "   # S: experts of each layer that fit in memory, as `moeviz params MODEL --gpu-memory GB` counts them"
@@ -86,15 +84,12 @@ def write_lmdeploy(plan: ExpertPlan) -> bytes:
     return json.dumps(_all_numbers(plan, plan.loads, "LMDeploy")).encode()
 
 
-def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
-    """Return the loads of the MoE layers."""
-    rows = json.loads(data)
-    return {layer: tuple(rows[layer]) for layer in model.layers}
+def _read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
+    return _of_moe_layers(json.loads(data), model)
 
 
-def lmdeploy_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command for LMDeploy. Older versions know the variables without LMDEPLOY_."""
-    return (
+def _lmdeploy_command(plan: ExpertPlan, file: str) -> str:
+    return (  # older versions know the variables without LMDEPLOY_
         f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={quote(file)} LMDEPLOY_EPLB_NUM_GROUPS=1 "
         f"LMDEPLOY_EPLB_RANKS_PER_NODE={plan.devices} LMDEPLOY_EPLB_NUM_REDUNDANT_EXPERTS={plan.copies} "
         f"lmdeploy serve api_server MODEL --backend pytorch --ep {plan.devices} --enable-eplb"
@@ -130,26 +125,27 @@ def _recorded_loads(plan: ExpertPlan, numbers: Layers) -> bytes:
     return file.getvalue()
 
 
-def read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
-    """Return the loads of the MoE layers. Nothing is unpickled but tensors."""
+def _read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
     import torch
 
-    rows = torch.load(io.BytesIO(data), weights_only=True)[COUNT].sum(dim=0)
-    return {layer: tuple(rows[layer].tolist()) for layer in model.layers}
+    steps = torch.load(io.BytesIO(data), weights_only=True)[COUNT]  # nothing is unpickled but tensors
+    return _of_moe_layers(steps.sum(dim=0).tolist(), model)
 
 
-def ktransformers_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command for KTransformers; C is the number of experts per layer that fit into the GPU's memory."""
-    return (
+def _ktransformers_command(plan: ExpertPlan, file: str) -> str:
+    return (  # C is the number of experts per layer that fit into the GPU's memory
         "python -m sglang.launch_server --model MODEL --kt-num-gpu-experts C --kt-expert-placement-strategy frequency "
         f"--kt-expert-frequency-file {quote(file)}   # sglang-kt without that option: --init-expert-location, same file"
     )
 
 
 def _all_numbers(plan: ExpertPlan, numbers: Layers, engine: str) -> list[list[int]]:
-    check_even(plan, engine)
-    (experts,) = {len(loads) for loads in plan.loads.values()}
-    return all_rows(numbers, [0] * experts, plan, engine)
+    return all_rows(numbers, [0] * even_experts(plan, engine), plan, engine)
+
+
+def _of_moe_layers(rows: list[list[int]], model: ModelInfo) -> Layers:
+    """Pick the rows of the MoE layers among those of all layers."""
+    return {layer: tuple(rows[layer]) for layer in model.layers}
 
 
 # Engines that read which expert is in which slot: SGLang, TensorRT-LLM, vLLM-Ascend.
@@ -161,20 +157,16 @@ def write_sglang(plan: ExpertPlan) -> bytes:
     **Source**: sgl-project/sglang, python/sglang/srt/eplb/expert_location.py at 01fec5c2: the file's keys are passed on
     as arguments, so there must be no other key.
     """
-    check_even(plan, "SGLang")
-    (experts,) = {len(loads) for loads in plan.loads.values()}
+    experts = even_experts(plan, "SGLang")
     unused = [slot % experts for slot in range(experts + plan.copies)]
     return json.dumps({MAP: all_rows(plan.slots, unused, plan, "SGLang")}).encode()
 
 
-def read_sglang(data: bytes, model: ModelInfo) -> Layers:
-    """Return the slots of the MoE layers."""
-    rows = json.loads(data)[MAP]
-    return {layer: tuple(rows[layer]) for layer in model.layers}
+def _read_sglang(data: bytes, model: ModelInfo) -> Layers:
+    return _of_moe_layers(json.loads(data)[MAP], model)
 
 
-def sglang_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command that starts SGLang with the plan."""
+def _sglang_command(plan: ExpertPlan, file: str) -> str:
     return (
         f"python -m sglang.launch_server --model-path MODEL --tp {plan.devices} --ep-size {plan.devices} "
         f"--ep-num-redundant-experts {plan.copies} --init-expert-location {quote(file)}"
@@ -186,20 +178,18 @@ def write_tensorrt_llm(plan: ExpertPlan) -> bytes:
 
     **Source**: NVIDIA/TensorRT-LLM, examples/wide_ep/ep_load_balancer/generate_eplb_config.py at 76a646e9.
     """
-    check_even(plan, "TensorRT-LLM")
+    even_experts(plan, "TensorRT-LLM")
     rows = [f"  {layer}: [{', '.join(map(str, slots))}]" for layer, slots in plan.slots.items()]
     slots = len(next(iter(plan.slots.values())))
     lines = ["initial_global_assignments:", *rows, "layer_updates_per_iter: 0", f"num_slots: {slots}"]
     return "\n".join([*lines, ""]).encode()
 
 
-def read_tensorrt_llm(data: bytes, model: ModelInfo) -> Layers:
-    """Return the slots of each layer."""
+def _read_tensorrt_llm(data: bytes, model: ModelInfo) -> Layers:
     return {int(layer): tuple(map(int, slots.split(","))) for layer, slots in YAML_ROW.findall(data.decode())}
 
 
-def tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command that starts TensorRT-LLM with the plan."""
+def _tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
     return (
         f"trtllm-serve MODEL --tp_size {plan.devices} --ep_size {plan.devices} --extra_llm_api_options options.yaml"
         f"   # options.yaml says: moe_config: {{load_balancer: {json.dumps(file)}}}"
@@ -212,7 +202,7 @@ def write_vllm_ascend(plan: ExpertPlan) -> bytes:
     **Source**: vllm-project/vllm-ascend, vllm_ascend/eplb/adaptor/vllm_adaptor.py at 0011ce33, which takes all layers
     after the leading dense ones for MoE layers.
     """
-    check_even(plan, "vLLM-Ascend")
+    even_experts(plan, "vLLM-Ascend")
     layers, count = [*plan.slots], layers_in_all(plan, "vLLM-Ascend")
     if layers != [*range(count - len(layers), count)]:
         raise MoevizError(
@@ -229,16 +219,14 @@ def _ascend_layer(row: int, slots: tuple[int, ...], devices: int) -> dict[str, o
     return {"layer_id": row, "device_count": devices, "device_list": held}
 
 
-def read_vllm_ascend(data: bytes, model: ModelInfo) -> Layers:
-    """Return the slots of each layer."""
+def _read_vllm_ascend(data: bytes, model: ModelInfo) -> Layers:
     return {
         model.layers[layer["layer_id"]]: tuple(e for device in layer["device_list"] for e in device["device_expert"])
         for layer in json.loads(data)["layer_list"]
     }
 
 
-def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command that starts vLLM-Ascend with the plan."""
+def _vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
     config = {"eplb_config": {"expert_map_path": file, "num_redundant_experts": plan.copies}}
     return (
         f"vllm serve MODEL --enable-expert-parallel --tensor-parallel-size {plan.devices} "
@@ -254,7 +242,7 @@ def write_eplb(plan: ExpertPlan) -> bytes:
 
     **Source**: github.com/deepseek-ai/EPLB, eplb.py at d52c72d5.
     """
-    check_even(plan, "A table of EPLB")
+    even_experts(plan, "A table of EPLB")
     held = [
         [[p for p, e in enumerate(slots) if e == expert] for expert in range(len(plan.loads[layer]))]
         for layer, slots in plan.slots.items()
@@ -265,8 +253,7 @@ def write_eplb(plan: ExpertPlan) -> bytes:
     return json.dumps(tables | {"logcnt": [[len(places) for places in row] for row in held]}).encode()
 
 
-def read_eplb(data: bytes, model: ModelInfo) -> Layers:
-    """Return the slots of each layer, from the two tables that have those of each expert."""
+def _read_eplb(data: bytes, model: ModelInfo) -> Layers:
     tables = json.loads(data)
     rows = zip(tables["layers"], tables["log2phy"], tables["logcnt"], strict=True)
     found = {}
@@ -276,8 +263,7 @@ def read_eplb(data: bytes, model: ModelInfo) -> Layers:
     return found
 
 
-def eplb_command(plan: ExpertPlan, file: str) -> str:
-    """Write the command that shows the tables."""
+def _eplb_command(plan: ExpertPlan, file: str) -> str:
     return f"python -m json.tool {quote(file)}   # each of {plan.devices} devices holds the next slots of phy2log"
 
 
@@ -299,16 +285,7 @@ class Engine(NamedTuple):
         return plan.repaired if self.holds is _slots else 0
 
 
-def _slots(plan: ExpertPlan) -> Layers:
-    return plan.slots
-
-
-def _loads(plan: ExpertPlan) -> Layers:
-    return plan.loads
-
-
-def _together(plan: ExpertPlan) -> Layers:
-    return plan.together
+_slots, _loads, _together = map(attrgetter, ("slots", "loads", "together"))  # of a plan
 
 
 def _on_cpu(plan: ExpertPlan) -> Layers:
@@ -321,9 +298,9 @@ ENGINES = {
         ".json",
         "which expert is in each slot",
         write_sglang,
-        read_sglang,
+        _read_sglang,
         _slots,
-        sglang_command,
+        _sglang_command,
         "rows with the experts in order",
     ),
     "tensorrt-llm": Engine(
@@ -331,9 +308,9 @@ ENGINES = {
         ".yaml",
         "which expert is in each slot",
         write_tensorrt_llm,
-        read_tensorrt_llm,
+        _read_tensorrt_llm,
         _slots,
-        tensorrt_llm_command,
+        _tensorrt_llm_command,
         "no rows",
     ),
     "vllm-ascend": Engine(
@@ -341,9 +318,9 @@ ENGINES = {
         ".json",
         "which experts are on each device",
         write_vllm_ascend,
-        read_vllm_ascend,
+        _read_vllm_ascend,
         _slots,
-        vllm_ascend_command,
+        _vllm_ascend_command,
         "no rows",
     ),
     "eplb": Engine(
@@ -351,9 +328,9 @@ ENGINES = {
         ".json",
         "which expert is in each slot, and the slots of each expert: phy2log, log2phy, logcnt",
         write_eplb,
-        read_eplb,
+        _read_eplb,
         _slots,
-        eplb_command,
+        _eplb_command,
         "no rows",
     ),
     "ktransformers": Engine(
@@ -361,9 +338,9 @@ ENGINES = {
         ".pt",
         "how often each expert was used; it puts the hottest on the GPU",
         write_ktransformers,
-        read_ktransformers,
+        _read_ktransformers,
         _loads,
-        ktransformers_command,
+        _ktransformers_command,
         "rows of zeros",
         (),
     ),
@@ -372,9 +349,9 @@ ENGINES = {
         ".pt",
         "a rank of each expert; it puts those on the GPU that share tokens",
         write_ktransformers_together,
-        read_ktransformers,
+        _read_ktransformers,
         _together,
-        ktransformers_command,
+        _ktransformers_command,
         "rows of zeros",
         (),
     ),
@@ -383,9 +360,9 @@ ENGINES = {
         ".json",
         "how often each expert was used; it plans by itself",
         write_lmdeploy,
-        read_lmdeploy,
+        _read_lmdeploy,
         _loads,
-        lmdeploy_command,
+        _lmdeploy_command,
         "rows of zeros",
     ),
     "llama.cpp-cache": Engine(
@@ -393,9 +370,9 @@ ENGINES = {
         ".csv",
         "how often each expert was used; it keeps the hottest on the GPU",
         write_llama_cpp_cache,
-        read_llama_cpp_cache,
+        _read_llama_cpp_cache,
         _loads,
-        llama_cpp_cache_command,
+        _llama_cpp_cache_command,
         "no lines",
         (),
     ),
@@ -404,9 +381,9 @@ ENGINES = {
         ".txt",
         "the layers whose experts stay in CPU memory",
         write_llama_cpp,
-        read_llama_cpp,
+        _read_llama_cpp,
         _on_cpu,
-        llama_cpp_command,
+        _llama_cpp_command,
         "nothing, which leaves them on the GPU",
         ("layers_on_gpu",),
     ),

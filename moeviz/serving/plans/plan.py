@@ -216,10 +216,12 @@ def all_rows(rows: Layers, dense: Sequence[int], plan: ExpertPlan, engine: str) 
     return [list(rows.get(layer, dense)) for layer in range(layers_in_all(plan, engine))]
 
 
-def check_even(plan: ExpertPlan, engine: str) -> None:
-    """Raise `MoevizError` if layers have different numbers of experts, which the engine's file cannot say."""
-    if len(sizes := {len(loads) for loads in plan.loads.values()}) > 1:
+def even_experts(plan: ExpertPlan, engine: str) -> int:
+    """Return the experts of a layer. Raises `MoevizError` if layers differ, which the engine's file cannot say."""
+    sizes = {len(loads) for loads in plan.loads.values()}
+    if len(sizes) > 1:
         raise MoevizError(
             f"{engine} counts the same number of experts in every layer, and this model has layers of "
             f"{' and '.join(map(str, sorted(sizes)))}. It cannot be given a plan for such a model."
         )
+    return sizes.pop()
