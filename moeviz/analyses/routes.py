@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.interventions.at_token import AtToken
-from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, LimitsByLayer, push_by_token
+from moeviz.capture.interventions.intervention import ChangedLayer, Choice, Decision, LimitsByLayer, push_by_token
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.changed_alone import TextAsItIs, reading
@@ -270,7 +270,7 @@ class _Routes:
             raise CaptureError(f"The router of layer {decision.layer} does not take the routes that it was given.")
         return weights, experts
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Losses are held against plain forwards instead (`_error`)."""
 
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
@@ -62,16 +61,15 @@ class AtToken:
         weights, experts = decision.again(pushed, None)
         return (decision.weights.index_copy(0, row, weights[row]), decision.experts.index_copy(0, row, experts[row]))
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if the token has another expert, or another token is not as its router decided."""
-        for layer, now, before in intervention.layer_pairs(changed, own):
-            expected = intervention.weights_by_expert(before, layers[layer].num_experts)
-            if layer == self.layer:
-                for expert in self.experts:
-                    there = now.experts[self.token] == expert
-                    intervention.check_all_tokens(self, layer, there.any(keepdims=True), f"expert {expert} is missing")
-                expected[self.token] = intervention.weights_by_expert(now, layers[layer].num_experts)[self.token]
-            intervention.check_weights(self, layer, now, expected)
+        expected = at.own_weights()
+        if at.layer == self.layer:
+            for expert in self.experts:
+                there = at.now.experts[self.token] == expert
+                at.check_all_tokens(there.any(keepdims=True), f"expert {expert} is missing")
+            expected[self.token] = at.now.by_expert(at.limits.num_experts)[self.token]
+        at.check_weights(expected)
 
 
 def at_token_of(text: str) -> AtToken:

@@ -8,10 +8,9 @@ from numbers import Real
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
@@ -61,30 +60,25 @@ class Bias:
             pushed[expert] = amount
         return decision.again(pushed, None)
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if the choice moved against the bias, or a layer without one changed.
 
         The expert with the largest amount, if the router itself would have chosen it, must still be there, and the
         one with the most negative amount must not come in. Groups of experts are chosen first, so there only a
         single biased expert can be checked.
         """
-        for layer, now, before in intervention.layer_pairs(changed, own):
-            amounts = self._at(layer)
-            if not amounts:
-                intervention.check_weights(
-                    self, layer, now, intervention.weights_by_expert(before, layers[layer].num_experts)
-                )
-                continue
-            same = intervention.filled_slots(now) == intervention.filled_slots(before)
-            intervention.check_all_tokens(self, layer, same, "another number of slots is filled")
-            if layers[layer].groups > 1 and len(amounts) > 1:
-                continue
-            for expert, amount in amounts.items():
-                is_in, was_in = ((part.experts == expert).any(axis=-1) for part in (now, before))
-                if amount == max(amounts.values()) > 0:
-                    intervention.check_all_tokens(self, layer, is_in | ~was_in, f"favoured expert {expert} is gone")
-                if amount == min(amounts.values()) < 0:
-                    intervention.check_all_tokens(self, layer, was_in | ~is_in, f"disfavoured expert {expert} came in")
+        amounts = self._at(at.layer)
+        if not amounts:
+            return at.check_weights(at.own_weights())
+        at.check_all_tokens(at.now.filled_slots == at.own.filled_slots, "another number of slots is filled")
+        if at.limits.groups > 1 and len(amounts) > 1:
+            return
+        for expert, amount in amounts.items():
+            is_in, was_in = ((part.experts == expert).any(axis=-1) for part in (at.now, at.own))
+            if amount == max(amounts.values()) > 0:
+                at.check_all_tokens(is_in | ~was_in, f"favoured expert {expert} is gone")
+            if amount == min(amounts.values()) < 0:
+                at.check_all_tokens(was_in | ~is_in, f"disfavoured expert {expert} came in")
 
     def _at(self, layer: int) -> dict[int, float]:
         return {int(expert): float(by) for expert, by in self.amounts.get(layer, {}).items() if by}

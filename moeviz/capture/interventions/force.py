@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     EXPERT_WORDS,
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     Experts,
     LimitsByLayer,
@@ -58,12 +57,11 @@ class Force:
             return decision.weights, decision.experts
         return decision.again(push(decision, forced, float("inf")), None)
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if a forced expert was not chosen."""
-        for layer, now, _ in intervention.layer_pairs(changed, own):
-            for expert in experts_of_layer(self.experts, layer):
-                there = (now.experts == expert).any(axis=-1)
-                intervention.check_all_tokens(self, layer, there, f"forced expert {expert} was not chosen")
+        for expert in experts_of_layer(self.experts, at.layer):
+            there = (at.now.experts == expert).any(axis=-1)
+            at.check_all_tokens(there, f"forced expert {expert} was not chosen")
 
 
 OPTION = Option(

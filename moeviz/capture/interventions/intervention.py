@@ -5,7 +5,7 @@ against it before anyone sees the trace.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -18,63 +18,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.text import no_layer
 
 TINY = 1e-7  # weights that half precision rounds to 0
-
-
-@dataclass(frozen=True, slots=True)
-class DecidedRouting:
-    """The decisions of several routers: L layers, T tokens, K slots."""
-
-    layers: tuple[int, ...]  # the model's own indices
-    experts: np.ndarray  # (L, T, K)
-    weights: np.ndarray  # (L, T, K)
-    precision: float  # how much a weight may be off by rounding, relative
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRouting:
-    """The decisions of one router: T tokens, K slots."""
-
-    experts: np.ndarray  # (T, K)
-    weights: np.ndarray  # (T, K)
-
-
-def layer_pairs(one: DecidedRouting, other: DecidedRouting) -> Iterator[tuple[int, LayerRouting, LayerRouting]]:
-    """Pair two routings layer by layer: (layer, its decisions in one, its decisions in the other)."""
-    for index, layer in enumerate(one.layers):
-        first, second = (LayerRouting(part.experts[index], part.weights[index]) for part in (one, other))
-        yield layer, first, second
-
-
-def weights_by_expert(routing: LayerRouting, num_experts: int) -> np.ndarray:
-    """Return the weight of every expert for every token, (T, E) float32: 0 where it was not chosen."""
-    table = np.zeros((len(routing.experts), num_experts), np.float32)
-    weights = np.where(routing.experts < 0, 0, routing.weights)
-    np.add.at(table, (np.arange(len(table))[:, None], routing.experts.clip(min=0)), weights)
-    return table
-
-
-def check_weights(asked: object, layer: int, now: LayerRouting, expected: np.ndarray, precision: float = 0.0) -> None:
-    """Raise `CaptureError` if an expert has another weight than expected, (T, E)."""
-    found = weights_by_expert(now, expected.shape[1])
-    allowed = TINY if precision else 0.0
-    same = np.isclose(found, expected, rtol=2 * precision, atol=allowed, equal_nan=True)
-    check_all_tokens(asked, layer, same.all(axis=-1), "an expert has another weight than it should")
-
-
-def check_all_tokens(asked: object, layer: int, is_so: np.ndarray, otherwise: str) -> None:
-    """Raise `CaptureError` unless it is so for every token (T,)."""
-    if not is_so.all():
-        raise CaptureError(
-            f"{type(asked).__name__} did not come through at layer {layer}: for {(~is_so).sum()} of {len(is_so)} "
-            f"tokens {otherwise}. A trace of this run would not be of the change that you asked for. Please report "
-            "this model."
-        )
-
-
-def filled_slots(routing: LayerRouting) -> np.ndarray:
-    """Return the number of slots of each token (T,) that hold an expert."""
-    slots: np.ndarray = (routing.experts >= 0).sum(axis=-1)
-    return slots
 
 
 if TYPE_CHECKING:  # the command line reads the table of interventions, and needs no torch for it
@@ -123,6 +66,59 @@ def groups_in_words(limits: RouterLimits) -> str:
 
 
 LimitsByLayer = Mapping[int, RouterLimits]  # by the model's own index of the layer
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRouting:
+    """The decisions of one router: T tokens, K slots."""
+
+    experts: np.ndarray  # (T, K)
+    weights: np.ndarray  # (T, K)
+
+    @property
+    def filled_slots(self) -> np.ndarray:
+        """The number of slots of each token (T,) that hold an expert."""
+        slots: np.ndarray = (self.experts >= 0).sum(axis=-1)
+        return slots
+
+    def by_expert(self, num_experts: int) -> np.ndarray:
+        """Return the weight of every expert for every token, (T, E) float32: 0 where it was not chosen."""
+        table = np.zeros((len(self.experts), num_experts), np.float32)
+        weights = np.where(self.experts < 0, 0, self.weights)
+        np.add.at(table, (np.arange(len(table))[:, None], self.experts.clip(min=0)), weights)
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedLayer:
+    """One layer of a run under an intervention, to be held against what it asked for."""
+
+    asked: object  # the intervention
+    layer: int  # the model's own index
+    index: int  # which of the trace's layers that is
+    limits: RouterLimits
+    now: LayerRouting  # what was recorded
+    own: LayerRouting  # what the router decided itself in that run, before it was changed
+    precision: float  # how much a weight may be off by rounding, relative
+
+    def own_weights(self) -> np.ndarray:
+        """Return the router's own weight of every expert for every token, (T, E) float32."""
+        return self.own.by_expert(self.limits.num_experts)
+
+    def check_weights(self, expected: np.ndarray, precision: float = 0.0) -> None:
+        """Raise `CaptureError` if an expert has another weight than expected, (T, E)."""
+        found, allowed = self.now.by_expert(expected.shape[1]), TINY if precision else 0.0
+        same = np.isclose(found, expected, rtol=2 * precision, atol=allowed, equal_nan=True)
+        self.check_all_tokens(same.all(axis=-1), "an expert has another weight than it should")
+
+    def check_all_tokens(self, is_so: np.ndarray, otherwise: str) -> None:
+        """Raise `CaptureError` unless it is so for every token (T,)."""
+        if not is_so.all():
+            raise CaptureError(
+                f"{type(self.asked).__name__} did not come through at layer {self.layer}: for {(~is_so).sum()} of "
+                f"{len(is_so)} tokens {otherwise}. A trace of this run would not be of the change that you asked for. "
+                "Please report this model."
+            )
 
 
 def check_layers(asked: Sequence[object], layers: LimitsByLayer) -> None:
@@ -194,12 +190,8 @@ class Intervention(Protocol):
     def change(self, decision: Decision) -> Choice:
         """Return the weights and experts to use instead of the router's own; the same tensors if nothing changes."""
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` if a run did not do it.
-
-        changed   what was recorded in that run.
-        own       what the routers decided in it themselves, before they were changed.
-        """
+    def check_held(self, at: ChangedLayer) -> None:
+        """Raise `CaptureError` if a run did not do it at one layer. Called for each layer of a trace, in order."""
 
 
 @dataclass(frozen=True, slots=True)

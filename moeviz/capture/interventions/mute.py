@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     EXPERT_WORDS,
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     Experts,
     LimitsByLayer,
@@ -72,23 +71,20 @@ class Mute:
             raise _too_few(decision.layer, decision.limits, set(muted), tokens)
         return weights, experts
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if a muted expert has a weight; with rerouting, if it has a slot or one is empty.
 
         Without rerouting all other weights must be the router's own.
         """
-        for layer, now, before in intervention.layer_pairs(changed, own):
-            muted = experts_of_layer(self.experts, layer)
-            if self.reroute and muted:
-                without = np.logical_not(np.isin(now.experts, muted).any(axis=-1))
-                intervention.check_all_tokens(self, layer, without, "a muted expert has a slot")
-                intervention.check_all_tokens(
-                    self, layer, intervention.filled_slots(now) == intervention.filled_slots(before), "a slot is empty"
-                )
-            else:
-                expected = intervention.weights_by_expert(before, layers[layer].num_experts)
-                expected[:, muted] = 0
-                intervention.check_weights(self, layer, now, expected)
+        muted = experts_of_layer(self.experts, at.layer)
+        if self.reroute and muted:
+            without = np.logical_not(np.isin(at.now.experts, muted).any(axis=-1))
+            at.check_all_tokens(without, "a muted expert has a slot")
+            at.check_all_tokens(at.now.filled_slots == at.own.filled_slots, "a slot is empty")
+        else:
+            expected = at.own_weights()
+            expected[:, muted] = 0
+            at.check_weights(expected)
 
 
 def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> CaptureError:

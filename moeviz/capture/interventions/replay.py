@@ -5,8 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
-from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, LimitsByLayer, Option
+from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
+    Choice,
+    Decision,
+    LayerRouting,
+    LimitsByLayer,
+    Option,
+)
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -80,18 +86,13 @@ class Replay:
         same = weights == own_weights * decision.factor
         return _put(decision, own_weights.where(same, weights / decision.factor), experts)
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if the decision is not that of the trace, up to the rounding of the model's dtype."""
         if self.live_weights:
-            for index, (layer, now, _) in enumerate(intervention.layer_pairs(changed, own)):
-                same = (np.sort(now.experts, axis=-1) == np.sort(self.trace.experts[index], axis=-1)).all(axis=-1)
-                intervention.check_all_tokens(self, layer, same, "other experts were chosen")
-            return
-        weights = self.trace.need("weights", "Replay")
-        replayed = DecidedRouting(changed.layers, self.trace.experts, weights, changed.precision)
-        for layer, now, asked in intervention.layer_pairs(changed, replayed):
-            expected = intervention.weights_by_expert(asked, layers[layer].num_experts)
-            intervention.check_weights(self, layer, now, expected, changed.precision)
+            same = np.sort(at.now.experts, axis=-1) == np.sort(self.trace.experts[at.index], axis=-1)
+            return at.check_all_tokens(same.all(axis=-1), "other experts were chosen")
+        replayed = LayerRouting(self.trace.experts[at.index], self.trace.need("weights", "Replay")[at.index])
+        at.check_weights(replayed.by_expert(at.limits.num_experts), at.precision)
 
 
 def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:

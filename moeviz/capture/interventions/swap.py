@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
@@ -46,13 +45,12 @@ class Swap:
         swapped = decision.experts.masked_fill(is_one, int(self.other)).masked_fill(is_other, int(self.one))
         return decision.weights, swapped
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if the decision is not the router's own with the two ids swapped."""
-        for layer, now, before in intervention.layer_pairs(changed, own):
-            expected = intervention.weights_by_expert(before, layers[layer].num_experts)
-            if layer == self.layer:
-                expected[:, [self.one, self.other]] = expected[:, [self.other, self.one]]
-            intervention.check_weights(self, layer, now, expected)
+        expected = at.own_weights()
+        if at.layer == self.layer:
+            expected[:, [self.one, self.other]] = expected[:, [self.other, self.one]]
+        at.check_weights(expected)
 
 
 OPTION = Option(

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
     Choice,
-    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
@@ -49,13 +48,10 @@ class TopK:
             return decision.weights, decision.experts
         return decision.again(None, int(self.top_k))
 
-    def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
+    def check_held(self, at: ChangedLayer) -> None:
         """Raise `CaptureError` if a token has another number of experts."""
-        for layer, now, _ in intervention.layer_pairs(changed, own):
-            if self._is_at(layer):
-                intervention.check_all_tokens(
-                    self, layer, intervention.filled_slots(now) == self.top_k, "another number of slots is filled"
-                )
+        if self._is_at(at.layer):
+            at.check_all_tokens(at.now.filled_slots == self.top_k, "another number of slots is filled")
 
     def _is_at(self, layer: int) -> bool:
         return self.layers is None or layer in self.layers

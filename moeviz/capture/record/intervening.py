@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
-from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, Intervention, RouterLimits
+from moeviz.capture.interventions.intervention import (
+    ChangedLayer,
+    Choice,
+    Decision,
+    Intervention,
+    LayerRouting,
+    RouterLimits,
+)
 from moeviz.capture.models.patching import eager_mode, patched
 from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
 from moeviz.capture.record.kernel_parity import ProbedRouter, probe_once, router_inputs
@@ -87,9 +94,11 @@ def router_limits(probed: ProbedRouter) -> RouterLimits:
 def _check(intervention: Intervention, limits: dict[int, RouterLimits], own: list[RouterOutputs]) -> Callable:
     def check_held(trace: RoutingTrace, experts: np.ndarray, weights: np.ndarray) -> None:
         precision = max(torch.finfo(heard.weights[0].dtype).eps for heard in own)
-        decided = DecidedRouting(trace.model.layers, experts, weights, precision)
-        recorded = replace(decided, experts=trace.experts, weights=trace.need("weights", "Holding a change"))
-        intervention.check_held(recorded, decided, limits)
+        recorded = trace.need("weights", "Holding a change")
+        for index, layer in enumerate(trace.model.layers):
+            now = LayerRouting(trace.experts[index], recorded[index])
+            before = LayerRouting(experts[index], weights[index])
+            intervention.check_held(ChangedLayer(intervention, layer, index, limits[layer], now, before, precision))
 
     return check_held
 
