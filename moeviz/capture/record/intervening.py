@@ -6,7 +6,7 @@ trace of such a run is checked against the request (`interventions/intervention.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from threading import get_ident
 
@@ -24,10 +24,10 @@ from moeviz.capture.interventions.intervention import (
     LayerRouting,
     RouterLimits,
 )
-from moeviz.capture.models.patching import eager_mode, patched
+from moeviz.capture.models.patching import eager_mode, patched, patched_attribute
 from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
 from moeviz.capture.record.kernel_parity import ProbedRouter, probe_once, router_inputs
-from moeviz.capture.record.private_names import own_forward, with_forward, with_method
+from moeviz.capture.record.private_names import own_forward, with_forward
 from moeviz.capture.routers.discovery import Router
 from moeviz.capture.run.prompts import ModelInput
 from moeviz.errors import CaptureError
@@ -145,8 +145,13 @@ def _change_decisions(probed: ProbedRouter, change: RouterChange) -> Iterator[No
         written[get_ident()] = _ids_and_weights(answer, experts.numel())
         return answer
 
-    instead = with_method(router.block, method, decide) if method else with_forward(router.module, decide)
-    with instead, _checking_what_experts_are_given(router, written), _in_words_what_experts_cannot(router):
+    instead = patched_attribute(router.block, method, decide) if method else with_forward(router.module, decide)
+    with ExitStack() as stack:
+        stack.enter_context(instead)
+        if len(router.experts) == 1:
+            (experts,) = router.experts.values()
+            stack.enter_context(_checking_what_experts_are_given(router, experts, written))
+            stack.enter_context(_in_words_what_experts_cannot(router, experts))
         yield
 
 
@@ -159,12 +164,9 @@ def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_
     return router.writer(router.module, answer, weights, experts)
 
 
-def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) -> AbstractContextManager[None]:
-    """Check that experts receive the ids and weights of the router's answer."""
-    if len(router.experts) != 1:
-        return nullcontext()
-    (experts,) = router.experts.values()
-
+def _checking_what_experts_are_given(
+    router: Router, experts: nn.Module, written: WrittenAnswers
+) -> AbstractContextManager[None]:
     def compare(_experts: nn.Module, args: tuple, kwargs: dict) -> None:
         said = written.pop(get_ident(), None)
         given = said and _ids_and_weights((*args, *kwargs.values()), said[0].numel())
@@ -175,14 +177,11 @@ def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) ->
                 "model."
             )
 
-    return _hook(experts, compare)
+    return patched(lambda: experts.register_forward_pre_hook(compare, with_kwargs=True).remove)
 
 
-def _in_words_what_experts_cannot(router: Router) -> AbstractContextManager[None]:
+def _in_words_what_experts_cannot(router: Router, experts: nn.Module) -> AbstractContextManager[None]:
     """Turn what the experts' code raises into a `CaptureError`: it may not support another number of experts."""
-    if len(router.experts) != 1:
-        return nullcontext()
-    (experts,) = router.experts.values()
     own = own_forward(experts)
 
     def run(*args: object, **kwargs: object) -> object:
@@ -213,12 +212,6 @@ def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None
     ids = [part for part in tensors if not part.is_floating_point()]
     weights = [part for part in tensors if part.is_floating_point()]
     return (ids[0], weights[0]) if len(ids) == len(weights) == 1 else None
-
-
-@contextmanager
-def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
-    with patched(lambda: module.register_forward_pre_hook(hook, with_kwargs=True).remove):
-        yield
 
 
 def _choose_again(

@@ -43,11 +43,6 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
     return patched_attribute(module, own_place(module), in_turn)
 
 
-def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
-    """Replace a method that decides in a module's forward, in a block."""
-    return patched_attribute(holder, name, method)
-
-
 def running_device(model: PreTrainedModel) -> torch.device:
     """Return the device on which a model runs: the one that holds its weights, or to which they are brought.
 

@@ -14,6 +14,7 @@ from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch, run_experts_torch
 
 GATING = tuple(Gating.__dataclass_fields__)
+_gating = lru_cache(Gating)
 
 
 @torch.library.custom_op("moeviz::route", mutates_args=("experts_rows", "weights_rows", "cursor"))
@@ -45,7 +46,13 @@ def decide(
 ) -> tuple[Tensor, Tensor]:
     """Decide and record like `route`, without the cost of calling an operator."""
     if logits.is_cuda:
-        return _decide_on_cuda(logits, bias, experts_rows, weights_rows, cursor, gating)
+        from moe_kernels.buffers import Record  # Triton is not there on every system
+        from moe_kernels.router import route as route_and_record
+
+        rows = Record(experts_rows, weights_rows, cursor)
+        weights, experts = route_and_record(logits, gating, bias, rows)
+        rows.advance(len(logits))
+        return weights, experts.long()
     weights, experts = choose(logits, bias, gating)
     _write(experts_rows, cursor, experts)
     _write(weights_rows, cursor, weights)
@@ -60,18 +67,6 @@ def choose(logits: Tensor, bias: Tensor | None, gating: Gating) -> tuple[Tensor,
     from moe_kernels.router import route as route_alone  # Triton is not there on every system
 
     weights, experts = route_alone(logits, gating, bias)
-    return weights, experts.long()
-
-
-def _decide_on_cuda(
-    logits: Tensor, bias: Tensor | None, experts_rows: Tensor, weights_rows: Tensor, cursor: Tensor, gating: Gating
-) -> tuple[Tensor, Tensor]:
-    from moe_kernels.buffers import Record  # Triton is not there on every system
-    from moe_kernels.router import route as route_and_record
-
-    record = Record(experts=experts_rows, weights=weights_rows, cursor=cursor)
-    weights, experts = route_and_record(logits, gating, bias, record)
-    record.advance(len(logits))
     return weights, experts.long()
 
 
@@ -127,16 +122,10 @@ def _(hidden: Tensor, _gate_up: Tensor, _down: Tensor, _ids: Tensor, _weights: T
 
 @route.register_fake
 def _(logits: Tensor, _bias: Tensor | None, _experts: Tensor, _weights: Tensor, _cursor: Tensor, *gating: object):
-    top_k = gating[1]
-    shape = (logits.shape[0], top_k)
+    shape = (logits.shape[0], gating[1])  # tokens and top_k
     return logits.new_empty(shape, dtype=torch.float32), logits.new_empty(shape, dtype=torch.int64)
 
 
 @record.register_fake
 def _(_rows: Tensor, _cursor: Tensor, _values: Tensor) -> None:
     return None
-
-
-@lru_cache
-def _gating(*numbers: object) -> Gating:
-    return Gating(*numbers)
