@@ -16,7 +16,6 @@ Linux only: elsewhere a process that has imported torch must not be forked.
 
 import ctypes
 import gc
-import itertools
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ import signal
 import socket
 import sys
 import time
+from argparse import ArgumentParser
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -326,12 +326,10 @@ class FirstProcess:
     def _ask(self, number: int) -> None:
         """Ask a process now and then whether it answers; one that does not, or does not begin to serve, is killed."""
         process, now = self.processes[number], time.monotonic()
-        if process is None:
+        if process is None or process.killed:
             return
         patience = settings.SETTINGS.seconds_to_answer if process.serves else SECONDS_TO_START
         since = process.asked if process.serves else process.begun
-        if process.killed:
-            return
         if since is not None and now > since + patience:
             _report(logging.ERROR, f"Process {number} has not answered for {patience:.0f} seconds. It is replaced.")
             process.killed = True
@@ -439,7 +437,11 @@ def main() -> None:
 
 def _fork_into(processes: int, words: Sequence[str]) -> None:
     """Fork the others and become the first process. Returns in each of the others, ready to serve."""
-    address, port = _option(words, "server.address", "localhost"), int(_option(words, "server.port", "8501"))
+    options = ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--server.address", dest="address", default="localhost")
+    options.add_argument("--server.port", dest="port", type=int, default=8501)
+    given, _ = options.parse_known_args(words)
+    address, port = given.address, given.port
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         listening = socket.create_server((address, port), family=family, backlog=BACKLOG)
@@ -496,13 +498,3 @@ def _agree_on_secrets() -> None:
     if ours.serve == settings.TEAM and ours.login_header is None and ours.token is None:
         settings.SETTINGS = replace(ours, token=secrets.token_urlsafe(24))
     os.environ.setdefault(KEY_OF_FORMS, secrets.token_urlsafe(24))
-
-
-def _option(words: Sequence[str], name: str, usual: str) -> str:
-    found = usual
-    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
-        if word == f"--{name}":
-            found = following
-        elif word.startswith(f"--{name}="):
-            found = word.partition("=")[2]
-    return found

@@ -65,19 +65,14 @@ def _lines(found: Mapping[str, str], name: str, _usual: str) -> tuple[str, ...]:
     return tuple(filter(None, found.get(name, "").split("\n")))
 
 
-def _one_of(found: Mapping[str, str], name: str, values: tuple[str, ...], usual: str) -> str:
-    value = found.get(name, usual)
-    if value not in values:
-        raise ValueError(f"{name} is {value!r}; it must be {', '.join(values[:-1])} or {values[-1]}, or not set.")
-    return value
+def _one_of(*values: str) -> Read:
+    def read(found: Mapping[str, str], name: str, usual: str) -> str:
+        value = found.get(name, usual)
+        if value not in values:
+            raise ValueError(f"{name} is {value!r}; it must be {', '.join(values[:-1])} or {values[-1]}, or not set.")
+        return value
 
-
-def _way(found: Mapping[str, str], name: str, _usual: str) -> str:
-    return _one_of(found, name, WAYS, PUBLIC)
-
-
-def _log(found: Mapping[str, str], name: str, usual: str) -> str:
-    return _one_of(found, name, ("plain", "json"), usual)
+    return read
 
 
 def _secret(found: Mapping[str, str], name: str, _usual: str) -> str | None:
@@ -122,7 +117,7 @@ def _read_by(read: Read) -> Any:
 class Settings:
     """Settings of a deployment. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
 
-    serve: str = _read_by(_way)
+    serve: str = _read_by(_one_of(*WAYS))
     hosts: tuple[str, ...] = _read_by(_names)
     trusted_proxies: tuple[str, ...] = _read_by(_names)
     token: str | None = _read_by(_secret)
@@ -156,7 +151,7 @@ class Settings:
     files: tuple[str, ...] = _read_by(_lines)
     keep_traces: bool = _read_by(_on)
     warm_up: bool = _read_by(_on)
-    log: str = _read_by(_log)
+    log: str = _read_by(_one_of("plain", "json"))
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
@@ -173,7 +168,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
     the name of a setting that is invalid, or unknown in the file.
     """
     found = _from_file(file or {}) | {name: value for name, value in environment.items() if value}
-    way = WAYS.index(_way(found, "MOEVIZ_SERVE", PUBLIC))
+    way = WAYS.index(_one_of(*WAYS)(found, "MOEVIZ_SERVE", PUBLIC))
     values = {
         row.name: row.metadata["read"](found, _variable(row.name), USUAL[row.name]["usual"][way])
         for row in fields(Settings)

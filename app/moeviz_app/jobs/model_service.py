@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from functools import partial
 from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any
@@ -172,11 +171,10 @@ def _wanted(name: str, how: model_catalog.LoadOptions) -> ModelKey:
     """Return a model's key in memory: two ways to ask for the same model have one."""
     if (name, how) not in _named:
         if (known := model_catalog.known_before_opening(name)) is not None:  # it is opened in one way
-            _named[name, how] = ModelKey(name, known.info.dtype or "", known.where, model_catalog.DEFAULT_LOAD)
+            key = ModelKey(name, known.info.dtype or "", known.where, model_catalog.DEFAULT_LOAD)
         else:
-            _named[name, how] = ModelKey(
-                name, how.dtype or model_catalog.dtype_of(name), model_catalog.device(how), how
-            )
+            key = ModelKey(name, how.dtype or model_catalog.dtype_of(name), model_catalog.device(how), how)
+        _named[name, how] = key
     return _named[name, how]
 
 
@@ -191,19 +189,15 @@ def _in_memory(name: str, how: model_catalog.LoadOptions) -> "LoadedModel | Engi
     return None if wanted is None else _models.peek(wanted)
 
 
-def _in_use(name: str, how: model_catalog.LoadOptions) -> "AbstractContextManager[LoadedModel | EngineModel]":
-    return _models.at_work(_wanted(name, how))
-
-
 def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel, dear: bool = False) -> Work:
     """Work on a model as work of a line; the model stays in memory from its first turn to its last."""
 
     def steps(tell: Tell) -> Iterator[Any]:
-        with _in_use(name, how) as loaded:
+        with _models.at_work(_wanted(name, how)) as loaded:
             return (yield from (work(loaded, tell) if generates else in_steps(partial(work, loaded))(tell)))
 
     def whole(tell: Tell) -> Any:
-        with _in_use(name, how) as loaded:
+        with _models.at_work(_wanted(name, how)) as loaded:
             return work(loaded, tell)
 
     generates = isgeneratorfunction(work)
@@ -239,18 +233,14 @@ def _load(wanted: ModelKey) -> "LoadedModel | EngineModel":
             how = {} if known is not None else {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
             loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
     if not _is_of_an_engine(loaded):
-        _share(loaded)
+        from moeviz.capture.together import share_decoding
+
+        # What visitors write decodes together, if the model's rows turn out not to depend on each other.
+        if why_not := share_decoding(loaded):
+            log.info("Texts that %s writes take turns: %s", loaded.name, why_not)
     _weights[wanted] = found or loaded.info.revision
     _garbage.freeze()
     return loaded
-
-
-def _share(loaded: "LoadedModel") -> None:
-    """Let what visitors write with a model decode together, if its rows turn out not to depend on each other."""
-    from moeviz.capture.together import share_decoding
-
-    if why_not := share_decoding(loaded):
-        log.info("Texts that %s writes take turns: %s", loaded.name, why_not)
 
 
 def _needed(wanted: ModelKey) -> int:

@@ -36,11 +36,14 @@ from moeviz_app import settings
 MOST = 256  # pictures and numbers
 _known: dict[Hashable, Any] = {}
 
+_once = st.cache_resource(show_spinner=False)
 
-@st.cache_resource(show_spinner=False)
-def example() -> RoutingTrace:
-    """Return the example that pages show before anything has been run."""
-    return example_trace()
+example = _once(example_trace)  # what pages show before anything has been run
+over_training = _once(traces_over_training)
+expert_table = _once(expert_table_of)
+reference_muted = _once(muted_experts)
+names_by_chance = _once(recorded_routing.names_by_chance)
+_held_out = _once(reference_routing)
 
 
 def opened_files() -> Iterator[tuple[str, Opened]]:
@@ -80,41 +83,12 @@ def held_out(model: str) -> RoutingTrace | None:
     return _held_out(model) if model in ROUTING else None
 
 
-@st.cache_resource(show_spinner=False)
-def _held_out(model: str) -> RoutingTrace:
-    return reference_routing(model)
-
-
-@st.cache_resource(show_spinner=False)
-def reference_muted() -> pd.DataFrame:
-    """Return what each kind of held-out text loses without each expert of the embedded model."""
-    return muted_experts()
-
-
-@st.cache_resource(show_spinner=False)
+@_once
 def reference_routes() -> RouteRegret:
     """Return how well the embedded model routes tokens of the held-out texts."""
     from moeviz.recorded_answers import recorded_routes
 
     return recorded_routes()
-
-
-@st.cache_resource(show_spinner=False)
-def expert_table(model: str) -> pd.DataFrame:
-    """Return the table of all experts of one of our own models, on the held-out texts."""
-    return expert_table_of(model)
-
-
-@st.cache_resource(show_spinner=False)
-def names_by_chance() -> dict[str, list[int]]:
-    """Return, for each of our own models, how many names hold with the routing of other texts."""
-    return recorded_routing.names_by_chance()
-
-
-@st.cache_resource(show_spinner=False)
-def over_training() -> dict[int, RoutingTrace]:
-    """Return the embedded model's traces of its evaluation texts, by training step."""
-    return traces_over_training()
 
 
 @st.cache_resource(show_spinner="Opening the gallery …")
@@ -187,10 +161,7 @@ def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
         return None
 
 
-@once_per_trace
-def varying_routes(trace: RoutingTrace) -> str | None:
-    """Return how many experts its tokens really got, in a sentence; None if all got the same number."""
-    return varying_routes_in_words(trace)
+varying_routes = once_per_trace(varying_routes_in_words)
 
 
 def layout(model: ModelInfo) -> tuple[object, ...]:

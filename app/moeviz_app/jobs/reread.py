@@ -45,8 +45,7 @@ def muted(
     asked = replace(run, mute=muted_experts(experts))
     key = _key(trace, asked)
     if (known := _kept.get(key)) is not None:
-        found: RoutingTrace = known
-        return found
+        return known
     model_catalog.bring_torch()
     from moeviz.capture.trace import read_again
 
@@ -89,7 +88,8 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
     from moeviz.analyses.occlusion import occluding
     from moeviz.capture.trace import again_request
 
-    asked, key = again_request(trace, replace(run, mute=()).request()), _key(trace, replace(run, mute=()))
+    whole = replace(run, mute=())
+    asked, key = again_request(trace, whole.request()), _key(trace, whole)
 
     def work(loaded: "LoadedModel", _tell: Tell) -> Generator[tuple[int, int], None, "Occlusion"]:
         if (known := _kept.get(key)) is not None:
@@ -107,9 +107,7 @@ def occlusion_of(trace: RoutingTrace, run: RunRequest) -> "Occlusion | None":
     return _kept.get(_key(trace, replace(run, mute=())))
 
 
-def attributed(
-    trace: RoutingTrace, run: RunRequest, token: int, listen: Callable[[InLine | Progress], None] = lambda _told: None
-) -> pd.DataFrame:
+def attributed(trace: RoutingTrace, run: RunRequest, token: int) -> pd.DataFrame:
     """Return what each part of the model wrote of the choices for one token, by `moeviz.direct_attribution`.
 
     It takes one forward of the tokens, on the visitor's own place in line. Raises `CaptureError` for a model whose
@@ -118,8 +116,7 @@ def attributed(
     asked = replace(run, mute=())
     key = ("direct", token, _key(trace, asked))
     if (known := _kept.get(key)) is not None:
-        parts_known: pd.DataFrame = known
-        return parts_known
+        return known
     model_catalog.bring_torch()
     from moeviz.analyses.direct_attribution import attributed as split
     from moeviz.capture.trace import again_request, check_same_texts
@@ -132,7 +129,7 @@ def attributed(
         return parts[parts["slot"] >= 0].reset_index(drop=True)
 
     model_service.begin_run()
-    found = wait_for(model_service.run_on_model(run.model, run.how, work), listen)
+    found = wait_for(model_service.run_on_model(run.model, run.how, work), lambda _told: None)
     _kept.put(key, found, int(found.memory_usage(deep=True).sum()))
     return found
 

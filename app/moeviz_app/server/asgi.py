@@ -21,7 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,7 +34,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
+from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.runtime import Runtime
+from streamlit.runtime.app_session import AppSession
 from streamlit.web.server.server_util import get_url
 
 from moeviz.own_folder import own_token
@@ -45,7 +47,6 @@ from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
 from moeviz_app.server.compression import CompressedScripts
 from moeviz_app.server.identity import VisitorCookie, visitor_of
-from moeviz_app.server.left_pages import drop_requests_of_left_pages
 from moeviz_app.server.logs import error_facts, is_new, write_lines
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
@@ -148,7 +149,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
     settings.SETTINGS = ours
     _tell_streamlit(ours)
     without_checks()
-    drop_requests_of_left_pages()
+    _drop_requests_of_left_pages()
     page = Path(st.__file__).with_name("static") / "index.html"
     base = config.get_option("server.baseUrlPath").strip("/")
     origins = config.get_option("server.corsAllowedOrigins")
@@ -203,6 +204,27 @@ def _tell_streamlit(ours: Settings) -> None:
         config.set_option("server.maxWidgetStateSize", MESSAGE_MB)
     most = min(config.get_option("server.maxUploadSize"), ours.max_upload_mb)
     config.set_option("server.maxUploadSize", most)
+
+
+def _drop_requests_of_left_pages() -> None:
+    """Let sessions of this process pass over what a part of a page asks that they do not show.
+
+    A part of a page (a fragment of Streamlit's) that asks to be drawn anew says which page it is of. If its session has
+    gone on to another page meanwhile, Streamlit answers under the name of the old one: the browser takes the new page
+    away, and a part that both pages have is drawn where it has no place, which ends all drawing ("Bad delta path
+    index"). A click on a link waits for such requests (leaving.js); a choice after which the server changes the page
+    cannot.
+    """
+    request = AppSession.request_rerun
+
+    @wraps(request)
+    def of_this_page(session: AppSession, client_state: ClientState | None) -> None:
+        is_part = client_state is not None and client_state.fragment_id
+        if is_part and client_state.page_script_hash != session._pages_manager.current_page_script_hash:
+            return
+        request(session, client_state)
+
+    AppSession.request_rerun = of_this_page
 
 
 @asynccontextmanager

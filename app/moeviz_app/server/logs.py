@@ -78,8 +78,7 @@ def write_lines() -> None:
 
     def set_up(logger: Any) -> None:
         usual(logger)
-        for handler in logger.handlers:
-            _as_lines(handler)
+        _as_lines(logger)
 
     streamlit_logger.setup_formatter = set_up
     config.set_option("logger.enableRich", False)  # which prints an error's words and source code in colours
@@ -89,14 +88,13 @@ def write_lines() -> None:
         logging.root.addHandler(logging.StreamHandler())
     loggers = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     for logger in (logging.root, *loggers):
-        for handler in logger.handlers:
-            _as_lines(handler)
+        _as_lines(logger)
 
 
-def _as_lines(handler: logging.Handler) -> None:
-    handler.setFormatter(JsonLines())
-    if SELDOM not in handler.filters:
-        handler.addFilter(SELDOM)
+def _as_lines(logger: logging.Logger) -> None:
+    for handler in logger.handlers:
+        handler.setFormatter(JsonLines())
+        handler.addFilter(SELDOM)  # which is there once, however often it is added
 
 
 SELDOM = Seldom()

@@ -66,9 +66,7 @@ class Answers:
         """Return whether the job is over, and its result was dropped since, or is missing because it failed."""
         try:
             return self._job.work.found is not None and any(key not in self._job.wrong for key in missing)
-        except (
-            Exception
-        ):  # of any kind: work that failed is asked for anew, and what failed is raised where it is drawn
+        except Exception:  # work that failed is asked for anew; what failed is raised where it is drawn
             return True
 
     def get(self, key: Hashable) -> pd.DataFrame | None:

@@ -178,12 +178,15 @@ def picture(chart: Chart, frame: pd.DataFrame, part: HasModel | None, model: Mod
     drawn = _drawn(chart, frame, part)
     if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
         _heights[_size(chart, model)] = drawn.height
+    key, click = chart.key, {}
     if part is not None and chart.expert:
-        picture_of_experts(chart, drawn, part, alternative(chart))
+        key = f"{chart.key} {steps()}"
+        drawn = clickable(drawn, ["layer", chart.expert])
+        click = {"on_select": partial(_follow_mark, key, chart, part.model), "selection_mode": EXPERT}
     elif part is not None and chart.two_layers:
-        picture_of_pairs(chart, drawn, part, alternative(chart))
-    else:
-        altair_chart(drawn, key=chart.key, alt=alternative(chart))
+        drawn = clickable(drawn, ["from_layer", "to_layer"], PAIR)
+        click = {"on_select": partial(_choose_pair, key, part.model), "selection_mode": PAIR}
+    altair_chart(drawn, key=key, alt=alternative(chart), **click)
 
 
 def small_picture(found: MeasuredChart) -> None:
@@ -270,18 +273,6 @@ def altair_chart(chart: Any, **options: Any) -> Any:
     return st.altair_chart(Unchecked(chart, on_dark()), **options)
 
 
-def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> None:
-    """A chart whose marks are experts of this part of a trace, or of a dataset, each a way to its page."""
-    key = f"{chart.key} {steps()}"
-    altair_chart(
-        clickable(picture, ["layer", chart.expert]),
-        key=key,
-        alt=alt,
-        on_select=partial(_follow_mark, key, chart, part.model),
-        selection_mode=EXPERT,
-    )
-
-
 def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
     """Follow a click, unless the id is not an expert of the model: the band of all others, the space between."""
     for point in session.selected(key, EXPERT) or []:
@@ -293,13 +284,8 @@ def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
             draw_whole_page()
 
 
-def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
-    """A chart whose marks are pairs of layers: a click on one chooses them."""
-    drawn, chosen = clickable(picture, ["from_layer", "to_layer"], PAIR), partial(_choose_pair, chart.key, part.model)
-    altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
-
-
 def _choose_pair(key: str, model: ModelInfo) -> None:
+    """Let the pair of layers that was clicked be the two that are chosen."""
     for point in session.selected(key, PAIR) or []:
         pair = point.get("from_layer"), point.get("to_layer")
         if set(pair) <= set(model.layers):

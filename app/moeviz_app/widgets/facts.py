@@ -23,11 +23,11 @@ def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int
     """Draw a model's layers, experts, parameters, memory (bytes that it needs, bytes that are free) and context."""
     kind = layer_word(info)
     rows = {
-        f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, out of all that the model has.")
+        f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, out of all that the model has."),
+        "Experts": (numbers_span(info.num_experts), f"Routed experts in each MoE {kind}."),
+        "Top-k": (info.top_k, f"Experts that a token can use in one {kind}."),
+        **_parameters(info),
     }
-    rows["Experts"] = (numbers_span(info.num_experts), f"Routed experts in each MoE {kind}.")
-    rows["Top-k"] = (info.top_k, f"Experts that a token can use in one {kind}.")
-    rows |= _parameters(info)
     needed, free = (None if size is None else f"{size / 1e9:,.2f} GB" for size in memory)
     if memory[0]:
         rows["Memory"] = (

@@ -187,35 +187,28 @@ def choose(one: RoutingTrace, other: RoutingTrace, third: RoutingTrace | None = 
 
 def chosen(of: dict[str, RoutingTrace]) -> Pair:
     """Return the two that the visitor chooses: at first the two newest, or the two parts of the only one."""
-    one, other, _ = _chosen(of, KEYS[:2])
+    (_, one), (_, other) = _chosen(of, KEYS[:2])
     return one, other
 
 
 def chosen_with_third(of: dict[str, RoutingTrace]) -> list[tuple[str, RoutingTrace]]:
     """Return the two traces that the visitor chooses, and a third where they want one, each with its name."""
-    _chosen(of, KEYS)
-    names = (session.value(key) for key in KEYS)
-    return [(name, of[name]) for name in names if name is not None]
+    return _chosen(of, KEYS)
 
 
-def _chosen(
-    of: dict[str, RoutingTrace], keys: tuple[str, ...]
-) -> tuple[RoutingTrace, RoutingTrace, RoutingTrace | None]:
+def _chosen(of: dict[str, RoutingTrace], keys: tuple[str, ...]) -> list[tuple[str, RoutingTrace]]:
     names = list(of)
     newest = [*recent.traces(), *names[1:]][:2]
     for key, default in zip(KEYS, (*newest, None), strict=True):
         if session.value(key) not in names:
             session.set_value(key, default)
-    found: list[RoutingTrace | None] = []
+    found = []
     for column, key, label in zip(st.columns(len(keys), gap="large"), keys, ORDER[: len(keys)], strict=True):
         with column:
-            name = _choose_one(label, names, key)
-            if name is not None:
+            if (name := _choose_one(label, names, key)) is not None:
                 trace_name(of[name])
-            found.append(None if name is None else of[name])
-    one, other, third = (*found, None)[:3]
-    assert one is not None and other is not None, "of these two there is always one"
-    return one, other, third
+                found.append((name, of[name]))
+    return found
 
 
 def _choose_one(label: str, names: list[str], key: str) -> str | None:
@@ -286,9 +279,7 @@ def part_name(name: str, phase: str) -> str:
 
 def _pair_written() -> dict[str, str]:
     found = {side: run_in_address(session.value(key)) for side, key in SIDES.items()}
-    if not all(found.values()):
-        return {}
-    return {side: text for side, text in found.items() if text}
+    return found if all(found.values()) else {}
 
 
 def _compared_written() -> dict[str, str]:
