@@ -73,7 +73,10 @@ def compare_page() -> None:
 
 def _what_ships(trace: RoutingTrace | None) -> None:
     """Show, before there is a pair, beginnings of held-out texts through the models whose recordings ship."""
-    example_note("To compare your own, run a second text or open a file.")
+    example_note(
+        f"The first {SHOWN_OF_A_TEXT} tokens of {len(SHOWN_KINDS)} held-out texts ({', '.join(SHOWN_KINDS)}) in the "
+        f"{len(ROUTING)} models that ship. To compare your own, run a second text or open a file."
+    )
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 

@@ -110,7 +110,7 @@ PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at
         PageRow("Lineage", lineage.lineage_page, OF_MODEL),
     ),
     "Compare": (
-        PageRow("Compare", compare.compare_page, _takes(MIXED, ORDER), COMPARED),
+        PageRow("Compare", compare.compare_page, TOKENS, COMPARED),
         PageRow("One word", one_word.one_word_page, TO_RUN, one_word.ADDRESS),
         PageRow("Contrast", contrast.contrast_page, _takes(EMBEDDED, ORDER, KINDS), contrast.ADDRESS),
         PageRow("Engine difference", engine_difference.engine_difference_page, None, engine_difference.ADDRESS),
