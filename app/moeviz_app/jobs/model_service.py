@@ -27,6 +27,7 @@ from moeviz_app.server import identity
 from moeviz_app.server.metrics import count
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from typing import TypeGuard
 
     from moeviz.capture.engines.engine import EngineModel
@@ -189,15 +190,20 @@ def _in_memory(name: str, how: model_catalog.LoadOptions) -> "LoadedModel | Engi
     return None if wanted is None else _models.peek(wanted)
 
 
+def _in_use(name: str, how: model_catalog.LoadOptions) -> "AbstractContextManager[LoadedModel | EngineModel]":
+    """Return a model that stays in memory as long as the context does."""
+    return _models.at_work(_wanted(name, how))
+
+
 def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel, dear: bool = False) -> Work:
     """Work on a model as work of a line; the model stays in memory from its first turn to its last."""
 
     def steps(tell: Tell) -> Iterator[Any]:
-        with _models.at_work(_wanted(name, how)) as loaded:
+        with _in_use(name, how) as loaded:
             return (yield from (work(loaded, tell) if generates else in_steps(partial(work, loaded))(tell)))
 
     def whole(tell: Tell) -> Any:
-        with _models.at_work(_wanted(name, how)) as loaded:
+        with _in_use(name, how) as loaded:
             return work(loaded, tell)
 
     generates = isgeneratorfunction(work)
