@@ -14,6 +14,7 @@ from moeviz.analyses.routes import regretting, route_cost, route_regret
 from moeviz.capture.record import changed_alone
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 
+ROUNDING = routes.MOST_ERROR[torch.float32]  # nats, on any processor: one route and the next are 0.1 apart
 TEXT = "def add(a, b):\n    return a + b\n\nDer Hund schläft."
 
 
@@ -47,8 +48,8 @@ def test_each_route_gives_the_loss_of_a_plain_forward_with_that_token_s_route_re
         handle.remove()
         loss = torch.nn.functional.cross_entropy(logits[None], ids[0, at + 1 : at + 2])
         worst = max(worst, abs(float(loss) - float(found.losses[cell, row])))
-    assert worst < 1e-4
-    assert found.error < 1e-4
+    assert worst < ROUNDING
+    assert found.error < ROUNDING
     assert (found.losses.std(axis=1) > 0.01).mean() > 0.5  # or the comparison would show little
 
 
@@ -89,7 +90,7 @@ def test_families_with_sinks_windows_latent_attention_and_groups_agree_with_plai
     result = route_regret(
         random_model(architecture), "To be, or not to be: that is", tokenizer=tokenizer(), positions=5
     )
-    assert result.error < 1e-4 and np.nanstd(result.losses, axis=1).max() > 0
+    assert result.error < ROUNDING and np.nanstd(result.losses, axis=1).max() > 0
     if not result.every:
         own = result.routes[:, :1]
         swapped = result.routes[:, 1:]
@@ -144,14 +145,14 @@ def test_a_number_of_alternatives_draws_them_among_all_and_costs_less(embedded, 
     for cell, row in enumerate(rows):
         drawn = {tuple(sorted(route)): loss for route, loss in zip(few.routes[cell], few.losses[cell], strict=True)}
         every = {tuple(sorted(r)): loss for r, loss in zip(found.routes[row], found.losses[row], strict=True)}
-        assert all(abs(every[route] - loss) < 1e-4 for route, loss in drawn.items()) and len(drawn) == 5
+        assert all(abs(every[route] - loss) < ROUNDING for route, loss in drawn.items()) and len(drawn) == 5
     cost = route_cost(embedded)
     assert (cost.routes, cost.heads, cost.forwards) == (28, found.heads, found.forwards) == (28, 169, 99)
 
 
 def test_a_judge_scores_by_what_it_predicts(embedded, found):
     judged = route_regret(embedded, TEXT, judge=embedded)
-    assert judged.losses[:, 0] == pytest.approx(judged.cells["entropy"], abs=1e-4)
+    assert judged.losses[:, 0] == pytest.approx(judged.cells["entropy"], abs=ROUNDING)
     assert not np.allclose(judged.losses, found.losses, atol=0.1)
 
 

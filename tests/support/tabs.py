@@ -228,13 +228,14 @@ class Visits:
 
 
 def keep_what_is_seen(tabs: Tabs, name: str) -> str:
-    """The picture of each open tab, its console, and the end of its server's log; a line that says where."""
+    """The picture and the text of each open tab, its console, and the end of its server's log; a line that says where."""
     folder = FAILED / re.sub(r"\W+", "-", name.partition("::")[2] or name).strip("-")[:120]
     folder.mkdir(parents=True, exist_ok=True)
     for number, tab in enumerate(tabs.taken):
         console = [tab.page.url, *tab.console, *(f"wrong: {what}" for what in tab.wrong)]
         try:
             tab.page.screenshot(path=folder / f"{number}.png", timeout=20_000)
+            (folder / f"{number}.html").write_text(tab.page.content(), "utf-8")
         except PlaywrightError as error:
             console.append(f"There is no picture: {error}")
         (folder / f"{number}-console.txt").write_text("\n".join(console) + "\n", "utf-8")
