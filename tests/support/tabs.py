@@ -228,7 +228,7 @@ class Visits:
 
 
 def keep_what_is_seen(tabs: Tabs, name: str) -> str:
-    """The picture and the text of each open tab, its console, and the end of its server's log; a line that says where."""
+    """Picture and HTML of each open tab, its console, and the end of its server's log; a line that says where."""
     folder = FAILED / re.sub(r"\W+", "-", name.partition("::")[2] or name).strip("-")[:120]
     folder.mkdir(parents=True, exist_ok=True)
     for number, tab in enumerate(tabs.taken):
