@@ -261,12 +261,17 @@ def test_connections_that_cannot_be_handed_over_wait_and_visitors_take_turns(fir
 
 @pytest.fixture(scope="module")
 def server():
+    """A server in two processes. When it ends, neither is left behind: the test of that, since no other can follow."""
     port = free_port()
     command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
     more = {"MOEVIZ_PROCESSES": "2", "MOEVIZ_METRICS_TOKEN": TOKEN, "MOEVIZ_COOKIE_SECRET": COOKIE_SECRET}
     more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1", "MOEVIZ_SECONDS_TO_ANSWER": "15"}
     with started(command, f"http://127.0.0.1:{port}", environment=more) as running:
         yield running
+        processes = processes_of(running)
+        running.process.terminate()
+        assert running.process.wait(SECONDS) == 0
+        until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
 
 
 def told(server, path, process=None):
@@ -358,13 +363,6 @@ def test_a_process_that_hangs_is_replaced_and_the_log_says_so(server):
     until(lambda: any("has not answered" in line for line in server.lines[begun:]))
     until(lambda: told(server, "/readyz")[0] == "ready\n")
     assert forked[0] not in processes_of(server) and processes_of(server)[0] == first
-
-
-def test_nothing_is_left_behind(server):
-    processes = processes_of(server)
-    server.process.terminate()
-    assert server.process.wait(SECONDS) == 0
-    until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
 
 
 def test_streamlit_run_says_that_it_serves_in_one_process():

@@ -1,5 +1,7 @@
 """Tiny random models of several MoE families, with routers that decide: weights and biases are spread out, not 0.02."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
@@ -69,7 +71,8 @@ every_decoding = pytest.mark.parametrize(
 def tiny_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32):
     """A random model of `config`, with routers that spread their choices and biases that change them."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    own = copy.deepcopy(config)  # a test may choose how this model's experts run, and the config remembers it
+    model = AutoModelForCausalLM.from_config(own).to(dtype).eval()
     with torch.no_grad():
         for name, values in [*model.named_parameters(), *model.named_buffers()]:
             if name.endswith(("gate.weight", "router.weight")):
