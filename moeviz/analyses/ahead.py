@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 from moe_kernels.reference import scores_torch
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import patched
+from moeviz.capture.models.patching import in_this_thread, patched
 from moeviz.capture.record.joining import joined
 from moeviz.capture.record.kernel_parity import router_inputs
 from moeviz.capture.record.next_tokens import layers_of
@@ -126,13 +125,10 @@ class _Listener:
 
     @contextmanager
     def listening(self) -> Iterator[list[_Heard]]:
-        heard, thread = [_Heard() for _ in self.routers], get_ident()
+        heard = [_Heard() for _ in self.routers]
 
         def listen(module: nn.Module, note: Callable[..., None]) -> None:
-            def hook(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], answer: Any) -> None:
-                if get_ident() == thread:
-                    note(given, named, answer)
-
+            hook = in_this_thread(lambda _module, *told: note(*told))
             stack.enter_context(patched(lambda: module.register_forward_hook(hook, with_kwargs=True).remove))
 
         with ExitStack() as stack:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +21,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eager_mode, eval_mode, patched
+from moeviz.capture.models.patching import in_this_thread, patched
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.hooks import exclusive, recording_hooks
+from moeviz.capture.record.hooks import exclusive_eval, recording_hooks
 from moeviz.capture.record.next_tokens import layers_of
 from moeviz.capture.routers.discovery import Router, find_routers, order_of, router_sites
 from moeviz.capture.routers.geometry import router_rows
@@ -112,8 +111,7 @@ def attributed(
     if not -tokens <= token < tokens:
         raise InvalidPrompt(f"There is no token {token} in a prompt of {tokens:,} tokens, which are counted from 0.")
     with ExitStack() as stack:
-        for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
-            stack.enter_context(block)
+        stack.enter_context(exclusive_eval(run.model))
         routers = find_routers(run.model, request.site)
         heard = stack.enter_context(_record_stream(run, routers, token))  # first: the recorder's hooks must be the last
         recording = stack.enter_context(recording_hooks(run.model, keep_logits=True, site=request.site))
@@ -214,7 +212,6 @@ def _note_calls(
     shape   of the stream: tokens, and numbers of each.
     note gets None instead of a row of another shape; `before` the module runs, of its answer too.
     """
-    thread = get_ident()
 
     def row(of: Any) -> Tensor | None:
         part = of[0] if isinstance(of, tuple) and of else of
@@ -223,11 +220,10 @@ def _note_calls(
         return part.reshape(-1, shape[1])[token].detach().to("cpu", copy=True)
 
     def hook(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], *answer: Any) -> None:
-        if get_ident() == thread:
-            note(row(given[0] if given else named.get("hidden_states")), row(answer[0] if answer else None))
+        note(row(given[0] if given else named.get("hidden_states")), row(answer[0] if answer else None))
 
     put = module.register_forward_pre_hook if before else module.register_forward_hook
-    stack.enter_context(patched(lambda: put(hook, with_kwargs=True).remove))
+    stack.enter_context(patched(lambda: put(in_this_thread(hook), with_kwargs=True).remove))
 
 
 def _kind(name: str, routes: bool) -> str:

@@ -10,7 +10,6 @@ Letters: E experts, D numbers of an output, S shuffles, V vocabulary, T tokens t
 
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +20,8 @@ from torch import Tensor
 
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.expert_outputs import OutputReader, SlotOutputs, is_latent, outputs_recorded
-from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.record.hooks import exclusive_eval
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import nearest
@@ -159,10 +157,7 @@ def expert_vectors(
 @torch.no_grad()
 def read_telling_outputs(run: ModelInput, also: OutputReader) -> None:
     """Read a prepared text once, in eval mode and by nobody else meanwhile, and tell the outputs of its experts."""
-    with ExitStack() as stack:
-        for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
-            stack.enter_context(block)
-        stack.enter_context(outputs_recorded(run.model, None, also=also))
+    with exclusive_eval(run.model), outputs_recorded(run.model, None, also=also):
         run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
 
 

@@ -8,7 +8,6 @@ A rows or routes, P positions, K slots, E experts, V tokens of the vocabulary.
 
 import math
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from time import perf_counter
@@ -24,9 +23,8 @@ from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.interventions.at_token import AtToken
 from moeviz.capture.interventions.intervention import ChangedLayer, Choice, Decision, LimitsByLayer, push_by_token
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.changed_alone import TextAsItIs, reading
-from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.record.hooks import exclusive_eval
 from moeviz.capture.record.intervening import intervening, probe_routers, router_limits
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.record.witness import reads_others
@@ -173,7 +171,7 @@ def seconds_of_forward(model: LoadedModel, text: Prompt, positions: int) -> floa
     """Return the seconds that one plain forward of a text takes now, for this many of its tokens."""
     run = prepare(model, CaptureRequest.of(_stretches(model, text, None)[0]))
     share = min(positions / run.batch.input_ids.numel(), 1.0)
-    with exclusive(run.model), eval_mode(run.model), eager_mode(run.model):
+    with exclusive_eval(run.model):
         start = perf_counter()
         next_token_logits(run)
         return (perf_counter() - start) * share
@@ -285,11 +283,12 @@ def _of_text(
         p.router.layer: min(routes.candidates[p.router.layer], router_limits(p).most) for p in job.judged
     }
     losses, sets = [], []
-    with torch.no_grad(), ExitStack() as stack:
-        for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
-            stack.enter_context(block)
-        stack.enter_context(intervening(run, job.able, routes))
-        plain = stack.enter_context(reading(run.model, ids, job.judged[0].router))
+    with (
+        torch.no_grad(),
+        exclusive_eval(run.model),
+        intervening(run, job.able, routes),
+        reading(run.model, ids, job.judged[0].router) as plain,
+    ):
         for probed in job.judged:
             layer = probed.router.layer
             own, likeliest = (part[at] for part in routes.seen[layer])
@@ -332,7 +331,7 @@ def _target(run: ModelInput, judge: LoadedModel | None, text: Prompt, at: Tensor
             f"{judge.name} reads this text as other tokens than {run.info.name}, so it cannot judge its routes. Choose "
             "a judge with the same tokenizer."
         )
-    with exclusive(theirs.model), eval_mode(theirs.model), eager_mode(theirs.model):
+    with exclusive_eval(theirs.model):
         return next_token_logits(theirs)[at.to(theirs.batch.input_ids.device)].float().softmax(-1).to(ids.device)
 
 
@@ -396,7 +395,7 @@ def _error(job: _RoutesJob, at: Tensor, losses: list[Tensor], sets: list[Tensor]
         row, column = int(rng.integers(len(sets[which]))), int(rng.integers(len(at)))
         layer, token = job.judged[which].router.layer, int(at[column])
         change = AtToken(layer, token, tuple(sets[which][row, column].tolist()))
-        with exclusive(run.model), eval_mode(run.model), eager_mode(run.model), intervening(run, job.able, change):
+        with exclusive_eval(run.model), intervening(run, job.able, change):
             logits = next_token_logits(run)[token].float()
         found = float(_loss(logits[None], target[column : column + 1])[0])
         worst = max(worst, abs(found - float(losses[which][row, column])))

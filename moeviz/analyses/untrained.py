@@ -5,7 +5,6 @@ A router at random reads the same tokens, and similar ones go to the same expert
 
 from dataclasses import replace
 from functools import partial
-from threading import get_ident
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.patching import in_this_thread
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import capture
@@ -34,7 +34,9 @@ def next_to_untrained(model: LoadedModel, request: CaptureRequest, *, draws: int
     """
     inputs: dict[int, Tensor] = {}
     routers = find_routers(model.model, request.site)
-    hooks = [router.module.register_forward_pre_hook(partial(_keep, inputs, get_ident(), router)) for router in routers]
+    hooks = [
+        router.module.register_forward_pre_hook(in_this_thread(partial(_keep, inputs, router))) for router in routers
+    ]
     try:
         read = replace(request, max_new_tokens=0, kernels=False, next_tokens=False, outputs=False)
         trace = capture(model, read)
@@ -53,10 +55,8 @@ def next_to_untrained(model: LoadedModel, request: CaptureRequest, *, draws: int
     return kind_information(trace).assign(least=bits.min(axis=0), mean=bits.mean(axis=0), most=bits.max(axis=0))
 
 
-def _keep(
-    inputs: dict[int, Tensor], thread: int, router: Router, _module: nn.Module, given: tuple[Tensor, ...]
-) -> None:
-    if get_ident() == thread and given:  # another thread may run the same model
+def _keep(inputs: dict[int, Tensor], router: Router, _module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    if given:
         inputs[router.layer] = given[0].detach().flatten(0, -2).float().cpu()
 
 

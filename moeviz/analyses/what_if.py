@@ -1,7 +1,6 @@
 """The effect of an intervention: trace, next tokens and loss, beside those of the model as it is."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +18,12 @@ from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.interventions.swap import Swap
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.assembly import assemble
-from moeviz.capture.record.hooks import exclusive, recording_hooks
+from moeviz.capture.record.hooks import exclusive_eval, recording_hooks
 from moeviz.capture.record.intervening import intervening, probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.run.chat import Prompt
+from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import again_request, check_same_texts
@@ -34,7 +33,6 @@ from moeviz.metrics.effect import Asked, choices_moved
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import no_segment
 
-Progress = Callable[[int, int], None]  # (done, total)
 IN_CACHE = 2**17  # float64 numbers that are compared at once, 1 MB: more take five times as long on a CPU
 
 
@@ -299,13 +297,12 @@ def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
     """Return the trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
-    model = run.model
     site = routers[0].router.site if routers else site
-    with ExitStack() as stack:
-        for block in (exclusive(model), eval_mode(model), eager_mode(model)):
-            stack.enter_context(block)
-        expected = stack.enter_context(intervening(run, routers, intervention))
-        recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
+    with (
+        exclusive_eval(run.model),
+        intervening(run, routers, intervention) as expected,
+        recording_hooks(run.model, keep_logits=True, site=site) as recording,
+    ):
         logits = next_token_logits(run)
     return assemble(replace(recording, expected=expected), run, no_generated_tokens(run.batch)), logits
 

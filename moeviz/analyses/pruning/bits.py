@@ -1,20 +1,18 @@
 """Bits for experts, judged: the cost of rounding each by itself on some texts, and a plan under a budget on others."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moeviz.analyses.precisions import experts_rounded
 from moeviz.analyses.pruning import captions
 from moeviz.analyses.pruning.curve import (
     DRAWS,
     NOTHING_PREDICTED,
-    Progress,
     Steps,
     as_read,
     check_judge,
@@ -25,11 +23,11 @@ from moeviz.analyses.pruning.result import Texts, split
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eager_mode, eval_mode
-from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.record.hooks import exclusive_eval
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.chat import Prompt
+from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.claims import Claim
@@ -228,14 +226,6 @@ def _codes(plan: Bits, matrices: Matrices, codes: int | None = None) -> Codes:
     }
 
 
-@contextmanager
-def _held(model: nn.Module) -> Iterator[None]:
-    with ExitStack() as stack:
-        for block in (exclusive(model), eval_mode(model), eager_mode(model)):
-            stack.enter_context(block)
-        yield
-
-
 def _each_alone(
     model: LoadedModel,
     texts: Sequence[Prompt],
@@ -252,7 +242,7 @@ def _each_alone(
         run, added = prepare(model, CaptureRequest.of(text)), np.zeros_like(sums)
         targets = targets_of(run, segment)
         try:
-            with _held(run.model):
+            with exclusive_eval(run.model):
                 whole = _log_probabilities(run)
                 steps.one_more()
                 for at in np.flatnonzero(has):
@@ -303,7 +293,7 @@ def _losses(
     try:
         for row, codes in enumerate(plans):
             loss = 0.0
-            with _held(runs[0].model), experts_rounded(matrices, codes):
+            with exclusive_eval(runs[0].model), experts_rounded(matrices, codes):
                 for run, following in zip(runs, targets, strict=True):
                     loss += _nats(_log_probabilities(run), following)
                     steps.one_more()

@@ -1,7 +1,7 @@
 """The cost of cutting experts: some texts choose them, and the loss of others judges, next to experts cut at random."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.intervening import probe_routers, router_limits
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.chat import Prompt
+from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt, StopReading
@@ -41,7 +42,6 @@ DRAWS = 5
 NOTHING_PREDICTED = (
     "The texts that judge have one token each, or none of the segment, so nothing is predicted. Give longer texts."
 )
-Progress = Callable[[int, int], None]  # (done, total), in texts read
 Cut = Mapping[int, tuple[int, ...]]  # experts by layer
 
 

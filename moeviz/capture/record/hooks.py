@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from moeviz.capture.models.patching import eager_mode
+from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.expert_outputs import OutputRecord
 from moeviz.capture.record.forwards import ENDED, ForwardLog, forward_hook, forwards_logged, method_hook
 from moeviz.capture.record.next_tokens import NextTokenRecord
@@ -44,6 +44,13 @@ def exclusive(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             _owners.pop(model, None)
+
+
+@contextmanager
+def exclusive_eval(model: nn.Module) -> Iterator[None]:
+    """Run a model as `exclusive` does, in evaluation mode and with nothing of it compiled."""
+    with exclusive(model), eval_mode(model), eager_mode(model):
+        yield
 
 
 BY_HOOKS = "hooks"
