@@ -118,7 +118,7 @@ def column_bytes(folder: Path) -> dict[str, float]:
 
 
 def say_bytes(folder: Path, say: Callable[[str], object]) -> None:
-    """Bits an id and a weight."""
+    """Report the bits per id and per weight."""
     for name, (experts, top_k) in RECIPES.items():
         write_made_up(folder / f"e{experts}", GROUP, LAYERS, experts, top_k)
         found = column_bytes(folder / f"e{experts}")
@@ -242,7 +242,7 @@ def of_process(folder: Path, what: str, of: str) -> dict[str, float]:
 
 
 def shown(answer: dict[str, float]) -> str:
-    """Numbers with their names."""
+    """Format numbers with their names."""
     return "  ".join(f"{name} {value:.3g}" for name, value in answer.items())
 
 

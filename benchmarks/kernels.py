@@ -116,7 +116,7 @@ def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
 
 
 def microseconds(ways: dict[str, list[Callable[[], object]]], rounds: int) -> dict[str, float]:
-    """Median time of one call of each way, all interleaved."""
+    """Measure the median time of one call of each variant, all interleaved."""
     graphs = {name: graph_of(calls) for name, calls in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + WARM_UP):

@@ -224,7 +224,7 @@ def server(naive: bool = False, processes: int = 1, **more: str) -> Iterator[Ser
 
 
 def warm(running: Server) -> None:
-    """The first visitor waits for torch and for the model; no other does."""
+    """Run one prompt first, so that no visitor who is measured waits for torch or for the model."""
     with Tab(running.url, new_visitor()) as tab:
         tab.come()
         tab.run(prompt_of(moeviz.load_model(), "warm", 0))
@@ -250,7 +250,7 @@ def visit(
 
 
 def run_once(tab: Tab, prompt: Prompt, seen: LoadResult) -> None:
-    """One run of a visitor, and how long it took."""
+    """Make one run of a visitor, and record how long it took, or why there is no answer."""
     begun = time.monotonic()
     try:
         tab.run(prompt)

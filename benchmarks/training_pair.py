@@ -1,4 +1,4 @@
-"""Whether an alarm reports only routers that collapse: a tiny MoE, trained with the aux loss and without.
+"""Check that an alarm reports only routers that collapse: a tiny MoE, trained with the aux loss and without.
 
     python -m benchmarks.training_pair [--seeds N] [--scratch] [--write]
 

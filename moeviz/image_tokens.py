@@ -37,7 +37,7 @@ class TraceImage:
 
 
 def written_tokens(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Return the tokens of text alone: those of images, and the marks around them, were written by nobody."""
+    """Return only the tokens of text: nobody wrote those of images, nor the marks around them."""
     return tokens[tokens["kind"] == TEXT] if "kind" in tokens else tokens
 
 

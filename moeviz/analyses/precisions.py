@@ -196,7 +196,7 @@ def _rounded(weights: Tensor) -> Tensor:
 
 
 def rounded_in_groups(weights: Tensor, codes: int) -> Tensor:
-    """Round weights to so many codes, each 32 in a row of the last axis (the last ones may be fewer) by their largest.
+    """Round weights to this many codes, 32 at a time along the last axis (the last may be fewer) by their largest.
 
     The step is kept in float16, and the largest weight gets the outermost code, so that 16 codes are llama.cpp's Q4_0.
 

@@ -61,7 +61,7 @@ def _keep(inputs: dict[int, Tensor], router: Router, _module: nn.Module, given: 
 
 
 def _untrained(trace: RoutingTrace, inputs: dict[int, Tensor], generator: torch.Generator) -> RoutingTrace:
-    """Return the trace as routers of random weights would have decided it: expert ids alone."""
+    """Return the trace as routers of random weights would have decided it: only expert ids."""
     experts = np.full_like(trace.experts, -1)
     for row, (layer, count) in enumerate(zip(trace.model.layers, trace.model.num_experts, strict=True)):
         hidden = inputs[layer]

@@ -1,4 +1,4 @@
-"""The effect of an intervention: trace, next tokens and loss, beside those of the model as it is."""
+"""The effect of an intervention: trace, next tokens and loss, next to those of the model as it is."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -159,7 +159,7 @@ def loss_by_precision(
     segment: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """How well a model predicts texts in other precisions, and how much of its routing changes.
+    """Measure how well a model predicts texts in other precisions, and how much of its routing changes.
 
     texts      each read alone; one that is too long for the model's context is refused.
     names      of `moeviz.analyses.precisions.in_precisions`, beside float32. Weights are converted layer by layer while
@@ -309,7 +309,7 @@ def read_batch(
 
 @torch.no_grad()
 def next_token_logits(run: ModelInput) -> Tensor:
-    """The logits (T, V) after each token of a batch, for a caller who makes sure that nobody else has the model."""
+    """Return the logits (T, V) after each token of a batch. The caller makes sure that nobody else has the model."""
     batch = run.batch
     kept = batch.attention_mask.flatten() == 1
     positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
@@ -320,7 +320,7 @@ def next_token_logits(run: ModelInput) -> Tensor:
 
 
 def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
-    """What the model says of each next token, (B, S, V). Raises `CaptureError` where it says something else."""
+    """Return the model's logits of each next token, (B, S, V). Raises `CaptureError` for output of another shape."""
     logits: Tensor | None = getattr(output, "logits", None)
     vocabulary = model.config.get_text_config().vocab_size
     if logits is not None and logits.shape[:-1] == ids.shape and logits.shape[-1] >= vocabulary:

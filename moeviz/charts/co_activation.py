@@ -13,7 +13,7 @@ MAX_PAIRS = 12
 
 
 def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
-    """Expert by partner of one layer, coloured by co-activation. Columns: those of `co_activation`."""
+    """Draw expert by partner of one layer, coloured by co-activation. Columns: those of `co_activation`."""
     ids, left_out = _choose_experts(frame)
     cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
     scale, axis = alt.Scale(domain=ids), theme.ids_axis()

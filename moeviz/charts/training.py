@@ -230,7 +230,7 @@ def _lanes(alarms: pd.DataFrame, thick: float, named: bool) -> Iterator[alt.Char
 
 
 def _names(alarms: pd.DataFrame) -> Iterator[alt.Chart]:
-    """Write what each alarm is on its bar, or beside a bar that is too short."""
+    """Write what each alarm is on its bar, or next to a bar that is too short."""
     over = axis_of(alarms)
     named = alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[["layer", "after", over, "alarm", "what"]]
     span = max(int(alarms[over].max()) - int(alarms["after"].min()), 1)

@@ -33,7 +33,7 @@ OPTIONAL_INTEGERS = {"image": (NO_IMAGE, MOST_IMAGES - 1)}
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
-    """The format and the model's facts, ready for JSON. Raises `InvalidTrace` for facts that no reader would accept."""
+    """Return the format and the model's facts, ready for JSON. Raises `InvalidTrace` for what no reader accepts."""
     facts = {"format": FORMAT, "model": asdict(trace.model)}
     model_of(parse_json(json.dumps(facts).encode(), "header"))
     return facts

@@ -22,7 +22,7 @@ SEED = 7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Atlas:
-    """The tokens of each kind that each expert has, in texts that stand kind by kind. L, T, E as in traces; C kinds."""
+    """The tokens of each kind that each expert has, in texts grouped by kind. L, T, E as in traces; C kinds."""
 
     trace: RoutingTrace  # the texts, or a sample of them, those of one kind after each other
     columns: list[tuple[str, int, int]]  # kinds of text, or single texts, by the rows where each begins and ends

@@ -196,7 +196,7 @@ def even(rows: Rows) -> Iterator[Anomaly]:
 
 
 def again(rows: Rows) -> Iterator[Anomaly]:
-    """A sequence whose beginning comes again, as where a prefix cache or a chunk of the prompt is counted twice."""
+    """A sequence whose beginning comes again, as when a prefix cache or a chunk of the prompt is counted twice."""
     if rows.layers_by_slots < MANY_SLOTS or not rows.choice:
         return
     for start, end in rows.sequences:

@@ -242,7 +242,7 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
 
 
 def _token(trace: RoutingTrace, row: int) -> str:
-    """Return the token's text; of an image token what it is, as its text is the same for all."""
+    """Return a token's text; for an image token a description, since all image tokens have the same text."""
     return "image token" if _of_images(trace)[row] else str(trace.tokens["text"].iat[row])
 
 

@@ -217,7 +217,7 @@ MAX_CHOSEN_CELLS, CHOSEN_CELLS_A_SLOT = 2**24, 1024  # true or false takes a byt
 
 
 def chosen_experts(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Bool[np.ndarray, "T E"]:
-    """True if the token has the expert in one of its slots.
+    """Return, for each token, whether it has the expert in one of its slots.
 
     Raises `InvalidTrace` if that is a larger table than we make.
     """

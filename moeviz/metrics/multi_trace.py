@@ -131,7 +131,7 @@ def balance_of_several(traces: Several) -> pd.DataFrame:
 
 
 def sets_of_several(traces: Several) -> pd.DataFrame:
-    """The number of different sets of experts that the tokens of a layer go to, and the number of possible ones.
+    """Count the different sets of experts that the tokens of a layer go to, and the number of possible ones.
 
     Of 8 experts, 2 at a time, there are 28 sets; of 31, 7 at a time, 2,629,575. A text can use no more sets than it has
     tokens, so `by_lot` is what as many tokens would use if every set were as likely as any other. Tokens with an empty

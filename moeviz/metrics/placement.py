@@ -168,7 +168,7 @@ def _divides(whole: int, what: str, parts: int, of: str) -> None:
 def rebalance_experts_hierarchical(
     weights: Num[np.ndarray, " E"], replicas: int, groups: int, nodes: int, devices: int
 ) -> Int64[np.ndarray, " R"]:
-    """A plan for one layer: groups are packed onto nodes; each node copies its hot experts and packs them onto devices.
+    """Plan one layer: groups are packed onto nodes; each node copies its hot experts and packs them onto devices.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
     """
@@ -229,7 +229,7 @@ def replicate_experts(weights: Num[np.ndarray, " E"], replicas: int) -> Int64[np
 
 
 def imbalance_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim what balancing changes on tokens that it was not made from, over all layers, if a fifth or more."""
+    """Claim what balancing changes over all layers, on tokens that it was not made from; None if less than a fifth."""
     held = frame[frame["judged_on"] == HELD_OUT]
     table = held.pivot(index="layer", columns="placement", values="imbalance")
     if not {CONTIGUOUS, BALANCED} <= set(table.columns):

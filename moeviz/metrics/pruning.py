@@ -150,7 +150,7 @@ def cut_in_all(
 
 
 def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
-    """The increase in loss of texts without some experts, which other texts chose; without rows of single kinds.
+    """Compute the increase in loss of texts without experts that other texts chose; without rows of single kinds.
 
     Experts are ranked by each criterion on the texts that choose (REAP: mean gate x norm of output), and as many of
     each layer go. The texts that judge are read without them, as if the model did not have them: routers take their
@@ -193,7 +193,7 @@ def check_cuts(cuts: Sequence[int], limits: Mapping[int, LayerLimits]) -> None:
 
 
 def usual_cuts(limits: Mapping[int, LayerLimits]) -> tuple[int, ...]:
-    """An eighth, a quarter and a half of a layer's experts, as far as they can go. Raises `CaptureError` for none."""
+    """Return an eighth, a quarter and half of a layer's experts, as far as they can go; `CaptureError` if none can."""
     smallest = min(limits.values(), key=lambda limit: limit.experts)
     step = max(limit.groups for limit in limits.values())
     wished = {max(round(smallest.experts * share / step), 1) * step for share in SHARES}

@@ -36,7 +36,7 @@ def installed() -> bool:
 
 
 def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
-    """A chart as a vector picture, as wide as a page on a desk. Its data must be inside (`plots.with_data_inside`)."""
+    """Return a chart as SVG, as wide as a page on a desk. Its data must be inside (`plots.with_data_inside`)."""
     check_installed()
     return _svg(_compiled(chart)).encode()
 

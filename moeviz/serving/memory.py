@@ -73,7 +73,7 @@ def _experts_that_fit(model: ServedModel, rest: int, one_a_layer: int) -> Iterat
 
 
 def what_fits(model: ServedModel, bits: int = 16) -> pd.DataFrame:
-    """The number of cards of each kind that hold a model with the keys and values of several requests, long and short.
+    """Count the cards of each kind that hold a model with the keys and values of several requests, long and short.
 
     As `serving_memory`, with weights in `bits` bits, at 4,096 and 32,768 tokens of context, for 1, 8 and 64 sequences
     at a time. Cards hold nothing twice, and a tenth of each is left free.

@@ -1,4 +1,4 @@
-"""Plans of one recording judged on another: placements on devices, and sets of experts kept in memory."""
+"""Judge plans of one recording on another: placements on devices, and sets of experts kept in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -329,7 +329,7 @@ EXAMPLE_NAMES = ("aux-on", "aux-off")
 
 
 def example_runs() -> dict[str, TrainingRun]:
-    """A recorded pair of runs by name, with snapshots: the same tiny model and texts, with the aux loss and without.
+    """Return two recorded runs by name, with snapshots: the same tiny model and texts, with the aux loss and without.
 
     `python -m benchmarks.training_pair --write` trains them anew.
     """

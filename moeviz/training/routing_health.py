@@ -145,7 +145,7 @@ class RoutingHealth:
                 self._gradients.setdefault("experts_without_grad", {})[row] = none
 
     def report(self, loss: float | Tensor | None = None, *, includes_aux: bool = False) -> dict[str, float]:
-        """When a log is due, on every rank: figures for a tracker, a line of the history, and alarms in the log.
+        """Call on every rank. When a log is due: figures for a tracker, a line of the history, and alarms in the log.
 
         loss           to stand with them in the history. Without a step since the last report: {}.
         includes_aux   True if it is a mean over these steps that has the aux loss in it, as Trainer's is: charts then

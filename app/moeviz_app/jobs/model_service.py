@@ -222,7 +222,7 @@ def _line(device: str) -> FairQueue:
 
 
 def stop(seconds: float) -> bool:
-    """At the end of the server: cancel all runs, and wait so long for them; whether they ended."""
+    """At the end of the server, cancel all runs and wait for them; return whether they ended in time."""
     end = time.monotonic() + seconds
     with _guard:
         lines = list(_lines.values())

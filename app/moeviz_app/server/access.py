@@ -66,7 +66,7 @@ class AccessControl:
         self.app, self.settings, self.origins = app, settings, set(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge, then hand on."""
+        """Hand a request on, or refuse it."""
         if scope["type"] not in ("http", "websocket") or scope["path"] in HEALTH:
             await self.app(scope, receive, send)
             return
@@ -240,7 +240,7 @@ def note(refused: Refusal, scope: Scope) -> None:
 
 
 async def refuse(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    """Note it, and say why."""
+    """Count the refusal, and answer with its sentence."""
     note(refused, scope)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": cut(refused.sentence, 100)})

@@ -170,7 +170,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
 
 
 def checked(ours: Settings) -> Settings:
-    """The settings, with the token where one is asked for. Where others would get in unasked, a sentence ends it."""
+    """Return the settings, with the token if one is needed. Exits with a sentence if others could get in unasked."""
     address = config.get_option("server.address")
     host = f"[{address}]" if ":" in (address or "") else address or ""
     if ours.serve == PRIVATE and not is_loopback(host):
@@ -262,7 +262,7 @@ def announce(ours: Settings) -> None:
 
 
 def resident_bytes() -> float:
-    """Return the memory that this process holds; 0 where the system does not say it in Linux's way."""
+    """Return the memory that this process holds; 0 if the system does not report it as Linux does."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except FileNotFoundError:

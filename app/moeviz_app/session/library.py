@@ -89,7 +89,7 @@ class SessionLibrary(dict[str, Counted]):
 
 
 def free_name(title: str, taken: Container[str]) -> str:
-    """Return a title, with a number behind it where that name is taken.
+    """Return a title, with a number behind it if that name is taken.
 
     >>> free_name("a", ["a", "a (2)"])
     'a (3)'

@@ -63,7 +63,7 @@ class Subject:
 
     @property
     def title(self) -> str:
-        """The model and the name, for people."""
+        """The names of the model and of the texts, as people call them."""
         parts = dict.fromkeys((model_title(self.model), self.name))  # one's own counts are called as their model
         return " · ".join(filter(None, parts))
 

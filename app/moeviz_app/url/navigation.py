@@ -148,7 +148,7 @@ def write(page: str, run: RunRequest | None = None) -> None:
 
 
 def stay(page: str) -> None:
-    """Leave the address of an expert's page as the page or a link wrote it, or write it where none has."""
+    """Keep the address of an expert's page as the page or a link wrote it, or write it if neither has."""
     wanted = for_the_address(asked_query())
     set_address(page, wanted)
     if wanted != st.query_params.to_dict():

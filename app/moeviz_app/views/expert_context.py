@@ -57,7 +57,7 @@ FIRST = replace(
 
 @dataclass(frozen=True, slots=True)
 class ExpertInTrace(SeenExpert):
-    """One expert in a trace, which answers at once."""
+    """One expert in a trace: its questions are answered at once."""
 
     trace: RoutingTrace
     held_out: bool  # whether the trace is that of the texts that ship
@@ -66,7 +66,7 @@ class ExpertInTrace(SeenExpert):
 
 @dataclass(frozen=True, slots=True)
 class ExpertInDataset(SeenExpert):
-    """One expert in a dataset, which answers later; `sample` says which of its contexts are drawn."""
+    """One expert in a dataset: its questions take a while. `sample` chooses which of its contexts are drawn."""
 
     shown: ShownDataset
     sample: int

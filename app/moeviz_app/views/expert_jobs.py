@@ -39,7 +39,7 @@ def store_long(name: str, kind: str, depends: Depends, found: pd.DataFrame) -> N
 
 
 def load_long(name: str, kind: str, depends: Depends) -> pd.DataFrame | None:
-    """Return a result of this visit or of an earlier one; None where there is none."""
+    """Return a result of this visit or of an earlier one; None if there is none."""
     found: pd.DataFrame | None = session.result(name)
     if found is None and identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
         found = kept_table(kind, _hash(all_of_it))
@@ -98,7 +98,7 @@ def offer_weights(seen: ExpertInTrace) -> None:
 
 
 def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = False) -> bool:
-    """Offer to trace the texts of a trace again; return whether that was done just now, and is the trace on screen.
+    """Offer to trace the texts of a trace again; return whether it was just done, so that its trace is on screen.
 
     words, why   of the button, and on hover.
     outputs      whether figures of what experts put out are recorded too.
@@ -126,7 +126,7 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
 
 
 def routes_of(trace: RoutingTrace) -> RouteRegret | None:
-    """Return how well the tokens of a trace are routed, if that was found out."""
+    """Return how well the tokens of a trace are routed; None if it was not measured."""
     of, found = session.result(f"routes of {id(trace)}") or (None, None)
     if of is not trace and trace is recorded.held_out(EMBEDDED):
         return recorded.reference_routes()
@@ -298,7 +298,7 @@ def _pairs(trace: RoutingTrace) -> Pairs:
 
 
 def _how(trace: RoutingTrace) -> LoadOptions:
-    """Say how the model is opened: as for the run that made the trace, where one did."""
+    """Say how the model is opened: as for the run that made the trace, if there was one."""
     run = recent.run_of(trace)
     return DEFAULT_LOAD if run is None else run.how
 

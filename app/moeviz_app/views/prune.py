@@ -33,7 +33,7 @@ READS = "The model reads the texts with and without experts …"
 WRITES = "The smaller model is written …"
 FIRST_TOKENS = 64  # of each text: a model reads it some twenty times while somebody waits
 DRAWS = 3
-USUAL = ("reap", "frequency")  # beside the draws at random
+USUAL = ("reap", "frequency")  # next to the draws at random
 SUFFIXES = {"llm-compressor": "json"}
 FORM_HELP = {
     "moeviz": "The experts of each layer, the most needed first, with their scores and what the choice rests on.",

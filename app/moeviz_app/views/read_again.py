@@ -45,7 +45,7 @@ def muted_here(trace: RoutingTrace, run: RunRequest, tell: Callable[[str], None]
 
 
 def decided_here(trace: RoutingTrace, run: RunRequest) -> tuple[dict[str, Any] | None, bool]:
-    """Return which words decided, for a browser, where that is known; and whether it can be asked for."""
+    """Return which words decided, as data for the browser, None if not known yet; and whether one can ask for it."""
     if len(trace.model.layers) * len(trace.tokens) ** 2 > MOST_PAIRS:
         return None, False
     found = reread.occlusion_of(trace, run)

@@ -49,7 +49,7 @@ FITS_PART, CACHED, DEVICES, BATCHES, AHEAD, EVERY_CARD, PLAN = PARTS
 NUMBERS = (1, 2, 4, 8)  # of cards
 CONTEXTS, SEQUENCES = (2_048, USUAL_CONTEXT, 32_768, 131_072), (1, 8, 32, 128)
 ON = {f"{number}x {card}": (card, number) for card in CARDS for number in NUMBERS}  # as an address says it
-BEST = 0  # in place of a precision: the best that fits
+BEST = 0  # instead of a precision: the best that fits
 CARD = "RTX 4090"  # at first
 USUAL = f"1x {CARD}"
 BY_CONFIG = (
@@ -80,7 +80,7 @@ def serve_page() -> None:
 
 
 def _ask_cards(wanted: dict[str, str]) -> tuple[dict[str, Any], int | None]:
-    """Ask for the cards that it is to run on, what they serve, and a precision; None for the best that fits."""
+    """Ask for the cards that it will run on, what they serve, and a precision; None for the best that fits."""
     if (on := wanted.get(serve_address.CARD)) in ON:
         for key, value in zip((session.CARD, session.CARDS), ON[on], strict=True):
             session.set_value(key, value)

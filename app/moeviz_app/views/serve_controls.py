@@ -108,7 +108,7 @@ def ask(
 
 
 def chosen_tokens(counted: Counted) -> Counted:
-    """Return the tokens that the page's controls choose, or the counts. Raises `MissingField` where there are none."""
+    """Return the tokens that the page's controls choose, or the counts. Raises `MissingField` if there are none."""
     if not isinstance(counted, RoutingTrace):
         return counted
     phase, repeats = session.value(session.PHASE) or "auto", session.value(session.REPEATS) is not False
@@ -244,7 +244,7 @@ COLORS = {TRIAL: "green", "Worth it": "green", "Ready": "green", LITTLE: "orange
 def draw_cards(
     counted: Counted | None, all_layers: int, fits: pd.DataFrame | None, bits: int | None, opened: str
 ) -> None:
-    """Draw a card per question, each a way to its picture; of a model without routing, the first alone.
+    """Draw a card per question, each a way to its picture; of a model without routing, only the first.
 
     fits   of `memory_on_cards`, `bits` being the precision that is served. The model has `all_layers` MoE layers.
     """
@@ -339,7 +339,7 @@ def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> Non
 
 
 def lacks_layers(counted: Counted, all_layers: int) -> str:
-    """Say that there is no plan, since some layers alone were counted."""
+    """Say that there is no plan, since only some layers were counted."""
     here = len(counted.model.layers)
     return f"No plan: an engine asks for all {all_layers} layers, and {here} of them were counted."
 

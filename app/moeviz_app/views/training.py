@@ -88,7 +88,7 @@ def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
 def show_health(
     name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str], rows: Collection[int] = ()
 ) -> None:
-    """Draw the picture of a run, with `rows` that another run's has too; what it lacks is said once, under all."""
+    """Draw the picture of a run, with `rows` that another run's has too; what it lacks is listed once, under all."""
     if not len(run.logs):
         return
     try:

@@ -105,7 +105,7 @@ def choose_stretch(trace: RoutingTrace) -> None:
 
 
 def choose_token(trace: RoutingTrace) -> None:
-    """A token, in the strip of all: coloured by first choice at a layer that is chosen too, as is the window."""
+    """Let the visitor choose a window, a layer, and a token in the strip, coloured by first choice at that layer."""
     choose_stretch(trace)
     choose_layer(trace)
     (layer,), rows = session.chosen_layers("one"), session.window()

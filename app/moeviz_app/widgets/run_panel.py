@@ -171,7 +171,7 @@ def waiting_words(ahead: int, otherwise: str) -> str:
 
 
 class Pace:
-    """How fast work goes on, from the first news of it: what it waited for in line, and loaded, is not counted."""
+    """The speed of work since its first progress: time in line and time to load are not counted."""
 
     def __init__(self) -> None:
         self.first: tuple[float, float] | None = None  # the moment, and the share that was done by then

@@ -25,7 +25,7 @@ from moeviz.text import spans
 
 @dataclass(frozen=True, slots=True)
 class RoutedSequences:
-    """The tokens that the routers of a site met."""
+    """The tokens that the routers of a site received."""
 
     ids: np.ndarray  # (R, C)
     kept: np.ndarray  # (R, C) bool: no padding, and not after an end

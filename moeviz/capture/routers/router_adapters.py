@@ -46,7 +46,7 @@ def _decision_alone(_block: nn.Module, _answer: tuple, weights: Tensor, experts:
 
 
 def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token.
+    """Return logarithms of probabilities as logits: they differ by one number for all experts of a token.
 
     A probability too small for its dtype is 0, and -inf would mean that this expert does not exist.
     """

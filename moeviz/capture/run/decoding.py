@@ -44,7 +44,7 @@ class Sampling:
 
 
 def sampling_processors(sampling: Sampling) -> LogitsProcessorList:
-    """Return the steps after which the largest logit is the token to take; none if that is the likeliest."""
+    """Return the processors after which the largest logit is the sampled token; none for the likeliest token."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]

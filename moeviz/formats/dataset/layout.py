@@ -98,7 +98,7 @@ def schema(model: ModelInfo, kept: Kept) -> pa.Schema:
 
 
 def how_written(names: list[str]) -> dict[str, Any]:
-    """Ids plain, so that zstd sees whole rows of slots; floats split by byte; counters as differences."""
+    """Return how columns are stored: ids plain, so that zstd sees whole rows of slots; counters by difference."""
     own = {name: "BYTE_STREAM_SPLIT" for name in names if name.startswith("weights_")}
     own |= {name: "PLAIN" for name in names if name.startswith("experts_") or name == "token_id"}
     own |= dict.fromkeys(("text", "stretch", "position"), "DELTA_BINARY_PACKED")

@@ -231,7 +231,7 @@ class ShardStatistics:
                 sums[name] += np.bincount(cell, values + (name in SIGNED), minlength=self.L * self.E)
 
     def add(self, ids: np.ndarray, label: np.ndarray, follows: np.ndarray) -> None:
-        """A row group: ids (T, L, K) as stored, codes of labels (T,), whether the row before is the token before."""
+        """Add a row group: ids (T, L, K) as stored, codes of labels (T,), whether each row follows the one before."""
         for name in ("load", "first", "slots", "near"):  # a row for each new label
             table = getattr(self, name)
             more = np.zeros((len(self.labels) - len(table), *table.shape[1:]), np.int64)

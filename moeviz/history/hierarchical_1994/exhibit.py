@@ -46,7 +46,7 @@ def shipped_error_by_shape() -> pd.DataFrame:
 
 
 def ended(curves: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Median of the error after the last pass, by way and shape."""
+    """Return the median of the error after the last pass, by way and shape."""
     last = curves.groupby(["way", "shape"])["squared_error"].last()
     return {way: last[way].to_dict() for way in ALL_PASSES}
 

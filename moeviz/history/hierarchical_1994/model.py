@@ -56,7 +56,7 @@ class Tree:
         return sigmoid(inputs @ self.experts.T)
 
     def answer(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, " N"]:
-        """Answer of the tree, equation 5: Σᵢ gᵢ Σⱼ gⱼ|ᵢ μᵢⱼ."""
+        """Return the answer of the tree, equation 5: Σᵢ gᵢ Σⱼ gⱼ|ᵢ μᵢⱼ."""
         return (self.leaves(inputs) * self.answers(inputs)).sum(axis=1)
 
 
@@ -181,7 +181,7 @@ def _fit(line: np.ndarray, inputs: np.ndarray, wanted: np.ndarray, weight: np.nd
 
 
 def squared_error(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> float:
-    """Average squared error of what a tree answers."""
+    """Return the average squared error of a tree's answers."""
     return float(((desired - tree.answer(inputs)) ** 2).mean())
 
 

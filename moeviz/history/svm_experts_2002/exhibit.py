@@ -47,7 +47,7 @@ def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
 
 
 def swept() -> pd.DataFrame:
-    """Trainings with each number of experts, extra capacity c = 1, with five seeds each.
+    """Return trainings with each number of experts, extra capacity c = 1, with five seeds each.
 
     One row per training. Columns: kernel str · experts int64 · shuffled bool · seed int64 · single, uniform, gated
     float64 (test errors).
@@ -87,7 +87,7 @@ SYSTEMS = {
 
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """Bars of what each expert learns from and would have, and its capacity. Columns: those of `expert_room`."""
+    """Draw bars of what each expert learns from and would have, and its capacity. Columns: those of `expert_room`."""
     bars = theme.bars(
         frame.assign(order=frame["part"].map(list(PARTS).index)),
         x=theme.expert_axis("dashed: capacity"),

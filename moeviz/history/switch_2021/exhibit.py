@@ -157,7 +157,7 @@ def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def drop_rate_lines(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of dropped words over training, by capacity factor and aux weight. Columns: those of `drop_rates`."""
+    """Draw the share of dropped words in training, by capacity factor and aux weight. Columns as in `drop_rates`."""
     others, mine = (frame[frame["run"] == run] for run in (OTHERS, THIS_RUN))
     factors, weights = sorted(others["capacity_factor"].unique()), sorted(others["aux_weight"].unique(), reverse=True)
     colour = theme.colour("aux_weight", weights, theme.PAIR, title="aux weight")

@@ -235,7 +235,7 @@ def _vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
 
 
 def write_eplb(plan: ExpertPlan) -> bytes:
-    """Three tables as EPLB's `rebalance_experts` returns them, a row a layer, and the model's own index of each row.
+    """Write the three tables of EPLB's `rebalance_experts`, a row per layer, and the model's own index of each row.
 
     `phy2log` has the expert of each slot, `log2phy` the slots of each expert, with -1 behind them where another has
     more copies, and `logcnt` how many those are. For programs that call EPLB: no engine reads these tables from a file.

@@ -150,7 +150,7 @@ LIGHTS = ("green", "amber", "red", "grey")
 
 
 class Verdict(NamedTuple):
-    """A light with an answer, and what stands next to it: chance, or who else gets nothing; "" if nothing does."""
+    """A light with its answer, and the sentence next to it: on chance, on other alarms or idle experts; "" for none."""
 
     light: str  # of LIGHTS; grey if nothing can be claimed
     answer: Claim
