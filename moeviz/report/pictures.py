@@ -1,8 +1,9 @@
-"""Charts as pictures that need no program to be seen: each a `data:` URI, in a wide and a narrow form.
+"""Charts as pictures that need no program to be seen: each a `data:` URI, wide and, if it fits a phone, narrow.
 
 A picture in an `<img>` runs nothing and fetches nothing, whatever is in it, and its ids meet no ids of the page.
 """
 
+import re
 import zlib
 from base64 import b64encode
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from moeviz.charts.theme import NOTE, ON_DARK
 from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
+BESIDE, ABOVE = 60, 70  # pixels that axes, legend and titles take of them, about
+LEAST = 120  # pixels of what is plotted
 MANY_MARKS = 2_500  # of a vector picture; drawing fewer as a bitmap takes longer and hardly saves bytes, if at all
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
@@ -42,23 +45,40 @@ def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
-    """Return the HTML of a chart: the narrow picture on a narrow page, else the wide one; `alternative` is its text."""
-    compiled = _compiled(chart)
-    wide, narrow = (_data_uri(compiled | {"width": width}) for width in (WIDE, NARROW))
+    """Return the HTML of a chart, wide and, for a narrow page, narrow; `alternative` is its text.
+
+    A chart of many marks is drawn wide only: a phone's width has no room for them, so there it scrolls.
+    """
+    # To measure words is dear. A limit on labels measures each twice; a chart whose labels can be long has its own.
+    # "fit" lays a chart out twice, "pad" once; its size is that of what is plotted, and the rest comes on top.
+    compiled = _compiled(chart, labelLimit=0) | {"autosize": "pad"}
+    wide, text = _svg(compiled | {"width": WIDE - BESIDE, "height": compiled["height"] - ABOVE}), escape(alternative)
+    if wide.count("<path") >= MANY_MARKS:
+        image = f'<img src="{_smaller(wide)}" width="{_width(wide)}" alt="{text}">'
+        return f'<picture class="many" tabindex="0">{image}</picture>'
+    beside = _width(wide) - (WIDE - BESIDE)
+    narrow = _svg(compiled | {"width": max(NARROW - beside, LEAST)})
     return (
-        f'<picture><source media="(max-width: 640px)" srcset="{narrow}">'
-        f'<img src="{wide}" alt="{escape(alternative)}"></picture>'
+        f'<picture><source media="(max-width: 640px)" srcset="{_svg_uri(narrow)}">'
+        f'<img src="{_svg_uri(wide)}" alt="{text}"></picture>'
     )
 
 
-def _compiled(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
-    """Return a chart as Vega, which is the same for every width but for the number that says it."""
+def _width(drawn: str) -> int:
+    found = re.search(r'<svg[^>]*? width="(\d+)', drawn)
+    return int(found[1]) if found else WIDE
+
+
+def _compiled(chart: alt.Chart | alt.LayerChart, **guide: object) -> dict[str, Any]:
+    """Return a chart as Vega, the same for every width but for that number; `guide` is the look of axes and legends."""
     import vl_convert
 
     spec: dict[str, Any] = chart.to_dict(validate=False)
     # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
     look = {"width": WIDE, "autosize": {"type": "fit", "contains": "padding"}}
-    spec |= look | {"config": spec["config"] | {"aria": False}}
+    own = spec["config"]
+    guides = {part: guide | own.get(part, {}) for part in ("axis", "legend")}
+    spec |= look | {"config": own | guides | {"aria": False}}
     compiled: dict[str, Any] = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE)
     return compiled
 
@@ -69,14 +89,16 @@ def _svg(compiled: dict[str, Any]) -> str:
     return vl_convert.vega_to_svg(compiled, allowed_base_urls=[])
 
 
-def _data_uri(compiled: dict[str, Any]) -> str:
+def _smaller(drawn: str) -> str:
+    """Return a picture as vectors or as a bitmap, whichever is smaller."""
     import vl_convert
 
-    drawn = _svg(compiled)
-    if drawn.count("<path") < MANY_MARKS:
-        return _uri("image/svg+xml", drawn.encode())
     bitmap = compressed(vl_convert.svg_to_png(drawn, scale=SHARPNESS))
-    return min(_uri("image/svg+xml", drawn.encode()), _uri("image/png", bitmap), key=len)
+    return min(_svg_uri(drawn), _uri("image/png", bitmap), key=len)
+
+
+def _svg_uri(drawn: str) -> str:
+    return _uri("image/svg+xml", drawn.encode())
 
 
 def _uri(mime: str, data: bytes) -> str:
