@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import altair as alt
-import vl_convert
 
+from moeviz.report.pictures import as_vega, at_width
 from moeviz.report.plots import with_data_inside
 
 FOLDER = Path(__file__).parents[2] / "build" / "docs-pictures"  # where no site is built; else a folder of the site
@@ -26,7 +26,6 @@ CONFIG = {
     "text": {"color": TEXT},
 }
 SIZE = re.compile(r'width="[\d.]+" height="[\d.]+"')
-VERSION = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def picture(
@@ -37,13 +36,14 @@ def picture(
     It is for a page in a folder of the site: the files are one level up. `dark` is the chart for a dark page, where
     more than the colours of words and lines differ.
     """
-    spec, on_dark = (_spec(drawn) for drawn in (chart, dark or chart))
-    sizes = {}
+    vega, on_dark = _vega(chart), _vega(dark) if dark else None
+    sizes, like = {}, None
     for suffix, width in WIDTHS.items():
-        drawn = _svg(spec | {"width": width})
+        drawn = at_width(vega, width, like)
+        like = like or (drawn, width)
         sizes[suffix] = SIZE.search(drawn)[0]
         write(f"{key}{suffix}.svg", drawn)
-        drawn = _svg(on_dark | {"width": width}) if dark else drawn
+        drawn = at_width(on_dark, width, like) if on_dark else drawn
         for light, other in ON_DARK.items():
             drawn = drawn.replace(f'"{light}"', f'"{other}"')
         write(f"{key}{suffix}-dark.svg", drawn)
@@ -65,12 +65,8 @@ def begin(app) -> None:
         shutil.copytree(own, FOLDER)
 
 
-def _spec(chart: alt.Chart | alt.LayerChart) -> dict:
-    return with_data_inside(chart).to_dict() | {"autosize": {"type": "fit", "contains": "padding"}}
-
-
-def _svg(spec: dict) -> str:
-    return vl_convert.vegalite_to_svg(spec, vl_version=VERSION, config=CONFIG, allowed_base_urls=[])
+def _vega(chart: alt.Chart | alt.LayerChart) -> dict:
+    return as_vega(with_data_inside(chart).to_dict(), WIDTHS[""], CONFIG)
 
 
 def _shown(key: str, theme: str, alternative: str, sizes: dict[str, str]) -> str:

@@ -22,8 +22,11 @@ from moeviz.errors import MoevizError
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
 BESIDE, ABOVE = 60, 70  # pixels that axes, legend and titles take of them, about
 LEAST = 120  # pixels of what is plotted
+FAR_OFF = 1.1  # times the width that was asked for
 MANY_MARKS = 2_500  # of a vector picture; drawing fewer as a bitmap takes longer and hardly saves bytes, if at all
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+# With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
+UNNAMED = {"aria": False}
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
 
@@ -41,7 +44,7 @@ def installed() -> bool:
 def svg(chart: alt.Chart | alt.LayerChart) -> bytes:
     """Return a chart as SVG, as wide as a page on a desk. Its data must be inside (`plots.with_data_inside`)."""
     check_installed()
-    return _svg(_compiled(chart)).encode()
+    return _svg(as_vega(chart.to_dict(validate=False), limit=True)).encode()
 
 
 def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
@@ -49,19 +52,28 @@ def picture(chart: alt.Chart | alt.LayerChart, alternative: str) -> str:
 
     A chart of many marks is drawn wide only: a phone's width has no room for them, so there it scrolls.
     """
-    # To measure words is dear. A limit on labels measures each twice; a chart whose labels can be long has its own.
-    # "fit" lays a chart out twice, "pad" once; its size is that of what is plotted, and the rest comes on top.
-    compiled = _compiled(chart, labelLimit=0) | {"autosize": "pad"}
-    wide, text = _svg(compiled | {"width": WIDE - BESIDE, "height": compiled["height"] - ABOVE}), escape(alternative)
+    vega = as_vega(chart.to_dict(validate=False))
+    wide, text = at_width(vega | {"height": vega["height"] - ABOVE}, WIDE), escape(alternative)
     if wide.count("<path") >= MANY_MARKS:
         image = f'<img src="{_smaller(wide)}" width="{_width(wide)}" alt="{text}">'
         return f'<picture class="many" tabindex="0">{image}</picture>'
-    beside = _width(wide) - (WIDE - BESIDE)
-    narrow = _svg(compiled | {"width": max(NARROW - beside, LEAST)})
+    narrow = at_width(vega, NARROW, like=(wide, WIDE))
     return (
         f'<picture><source media="(max-width: 640px)" srcset="{_svg_uri(narrow)}">'
         f'<img src="{_svg_uri(wide)}" alt="{text}"></picture>'
     )
+
+
+def at_width(vega: dict[str, Any], width: int, like: tuple[str, int] | None = None) -> str:
+    """Return a chart as SVG, about as wide as that: its words take what those of `like` take, drawn at that width.
+
+    The size of a chart is that of what is plotted, and the words come on top: they are laid out once, and twice where
+    the whole must fit.
+    """
+    beside = BESIDE if like is None else _width(like[0]) - like[1] + BESIDE
+    drawn = _svg(vega | {"autosize": "pad", "width": max(width - beside, LEAST)})
+    is_far_off = like is None and _width(drawn) > FAR_OFF * width
+    return at_width(vega, width, like=(drawn, width)) if is_far_off else drawn
 
 
 def _width(drawn: str) -> int:
@@ -69,24 +81,26 @@ def _width(drawn: str) -> int:
     return int(found[1]) if found else WIDE
 
 
-def _compiled(chart: alt.Chart | alt.LayerChart, **guide: object) -> dict[str, Any]:
-    """Return a chart as Vega, the same for every width but for that number; `guide` is the look of axes and legends."""
+def as_vega(
+    spec: dict[str, Any], width: int = WIDE, config: dict[str, Any] = UNNAMED, limit: bool = False
+) -> dict[str, Any]:
+    """Return a chart in Vega-Lite as Vega, in the looks of `config` where it does not choose its own.
+
+    Its labels are cut where it says so, and with `limit` where they are very long: that measures each a second time,
+    and to measure words is most of what a picture costs.
+    """
     import vl_convert
 
-    spec: dict[str, Any] = chart.to_dict(validate=False)
-    # With `aria` each mark has a name for screen readers: three times the bytes, and the page has a table of numbers.
-    look = {"width": WIDE, "autosize": {"type": "fit", "contains": "padding"}}
-    own = spec["config"]
-    guides = {part: guide | own.get(part, {}) for part in ("axis", "legend")}
-    spec |= look | {"config": own | guides | {"aria": False}}
-    compiled: dict[str, Any] = vl_convert.vegalite_to_vega(spec, vl_version=VEGA_LITE)
-    return compiled
+    look = {"width": width, "autosize": {"type": "fit", "contains": "padding"}}
+    guides = {} if limit else {part: {"labelLimit": 0} | config.get(part, {}) for part in ("axis", "legend")}
+    found: dict[str, Any] = vl_convert.vegalite_to_vega(spec | look, vl_version=VEGA_LITE, config=config | guides)
+    return found
 
 
-def _svg(compiled: dict[str, Any]) -> str:
+def _svg(vega: dict[str, Any]) -> str:
     import vl_convert
 
-    return vl_convert.vega_to_svg(compiled, allowed_base_urls=[])
+    return vl_convert.vega_to_svg(vega, allowed_base_urls=[])
 
 
 def _smaller(drawn: str) -> str:
