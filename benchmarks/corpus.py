@@ -162,7 +162,7 @@ def say_memory(folder: Path, say: Callable[[str], object]) -> None:
 
 
 def say_analyses(folder: Path, say: Callable[[str], object], tokens: int, layers: int, rounds: int) -> None:
-    """Seconds and memory of each question about the large dataset."""
+    """Print the seconds and the memory that each question about the large dataset takes."""
     place = folder / "large"
     if not (place / "manifest.json").exists():
         seconds = write_made_up(place, tokens, layers, 128, 8, "none")

@@ -58,7 +58,7 @@ def rounds_of(texts: list[str], count: int) -> dict[str, list[float]]:
 
 @torch.inference_mode()
 def bare(model: LoadedModel, texts: list[str]) -> None:
-    """The forward of the model's body in the batches that a corpus runs in."""
+    """Run the forward of the model's body in the batches that a corpus runs in."""
     ids = [model.tokenizer(text)["input_ids"] for text in texts]
     for batch in run.batches(np.array(list(map(len, ids))), run.ON_A_CPU):
         longest = max(len(ids[at]) for at in batch)

@@ -1,6 +1,6 @@
 """The header of a GGUF file: its facts, and where its tensors are. Nothing is read beyond what it says is there.
 
-Files are anyone's: sizes and counts are held against the file before anything is made of them.
+A file may come from anyone: sizes and counts are checked against its length before they are used.
 
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """

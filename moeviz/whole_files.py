@@ -191,7 +191,7 @@ def _lock(path: Path, wait: bool = True) -> int | None:
 
 
 def lock_file(handle: int, wait: bool = False) -> bool:
-    """Lock an open file for this process, until it is closed. Returns whether it could be."""
+    """Lock an open file for this process, until it is closed; return whether that succeeded."""
     if sys.platform == "win32":
         return False
     import fcntl

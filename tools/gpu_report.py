@@ -131,7 +131,7 @@ def _run(command: list[str], over: float | None) -> int:
 
 
 def benchmark(rounds: int, lines: Path, over: float | None = None) -> int:
-    """Run `benchmarks.kernels` in a process of its own, which appends its figures to `lines`; its exit code."""
+    """Run `benchmarks.kernels` in its own process, append its figures to `lines`, and return its exit code."""
     command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(rounds), "--lines", str(lines)]
     return _run(command, over)
 

@@ -207,10 +207,10 @@ def _note_calls(
     *,
     before: bool = False,
 ) -> None:
-    """Note the token's rows of a module's input and output in this thread, until the stack is closed.
+    """Pass the token's row of a module's input and of its output to `note`, in this thread, until the stack is closed.
 
-    shape   of the stream: tokens, and numbers of each.
-    note gets None instead of a row of another shape; `before` the module runs, of its answer too.
+    shape   of the stream: the number of tokens, and the size of each token's vector.
+    note    gets None for an input or output of another shape, and for the output with `before`.
     """
 
     def row(of: Any) -> Tensor | None:

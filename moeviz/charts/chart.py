@@ -139,7 +139,7 @@ def _titled(part: Any) -> bool:
 
 
 def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str = EXPERT) -> alt.Chart | alt.LayerChart:
-    """Draw the picture with a selection of one mark by these columns of its data, and a hand over such marks.
+    """Return the chart with a selection of one mark, by these columns of its data, and a hand cursor over such marks.
 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """

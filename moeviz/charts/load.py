@@ -89,7 +89,7 @@ def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Load of the busiest expert of each layer, as a multiple of the uniform load. Columns: those of `balance`."""
+    """Draw each layer's load of the busiest expert, as a multiple of the uniform load. Columns: those of `balance`."""
     bars = theme.bars(
         frame,
         x=theme.layer_axis("dashed: uniform load"),

@@ -71,7 +71,7 @@ def _weight_tooltip(frame: pd.DataFrame) -> list[alt.Tooltip]:
 
 
 def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
-    """Token by expert of one layer, coloured by weight. Columns: those of `token_expert`."""
+    """Draw token by expert of one layer, coloured by weight. Columns: those of `token_expert`."""
     theme.at_most_max_tokens(frame)
     num_experts = int(frame["expert"].max()) + 1 if len(frame) else 1
     cells, x = token_axis(frame[frame["slot"] != -1].drop(columns="ordered"))

@@ -120,7 +120,7 @@ def check_size(data: bytes, max_bytes: int = MAX_BYTES) -> None:
 
 
 def check_facts_size(size: int, what: str, max_bytes: int) -> None:
-    """Raise `InvalidTrace` for more bytes of JSON facts than their share of the budget."""
+    """Raise `InvalidTrace` if the JSON facts take more bytes than their share of the budget."""
     if size > (most := max_bytes // FACTS_SHARE):
         raise InvalidTrace(
             f"The file's {what} has {size:,} bytes of JSON, and at most {most:,} are read. Save fewer tokens."

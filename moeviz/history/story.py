@@ -170,7 +170,7 @@ def rivals() -> Rivals:
 
 
 def one_network() -> Scene:
-    """Return one network of the size of the mixture of 1991, which all vowels share."""
+    """Return one network, as large as the mixture of 1991, that all vowels share."""
     model, vowels = part("local-experts", "model"), stand_in()
     trace = _last(part("local-experts", "model").trace_of(model.train(vowels, experts=1, max_epochs=1))).select(
         tokens=vowels.training

@@ -71,7 +71,7 @@ def _count_shared(
 def pair_rows(
     layer: int, ids: Int16[np.ndarray, " O"], together: Int64[np.ndarray, "O O"], at_random: Float64[np.ndarray, "O O"]
 ) -> pd.DataFrame:
-    """Return the rows of `co_activation` of a layer, from the tokens that experts share, and would share at random."""
+    """Return the rows of `co_activation` of a layer, from the shared tokens and those expected by chance."""
     expert, partner = np.nonzero(~np.eye(len(ids), dtype=bool))
     alone = together.diagonal()[expert]
     tokens = together[expert, partner]

@@ -71,7 +71,7 @@ def weighed(pair: Pair, rows: list[int] | None = None) -> Weighed | None:
 
 
 def find_weighting(found: Weighed) -> tuple[Undone, ...]:
-    """Return the fewest conventions that leave less than a tenth of what differs, if no others do as well."""
+    """Return the fewest conventions that leave less than a tenth of the difference, if no other set comes near."""
     by_row = np.abs(found.ours - found.others).sum(axis=1) / np.maximum(np.abs(found.ours).sum(axis=1), TINY)
     if (by_row > NOTICED).mean() < MANY:
         return ()

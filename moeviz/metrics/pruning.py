@@ -55,7 +55,7 @@ class LayerLimits:
 
 
 def expert_scores(trace: RoutingTrace) -> pd.DataFrame:
-    """The figures of every expert by which it may be cut: the less, the sooner. An expert without a token has 0.
+    """Compute the scores by which experts may be cut, the lowest first. An expert without a token has 0.
 
     trace   of the texts that choose, with experts' outputs (`moeviz.trace_corpus(…, outputs=True)`).
 

@@ -52,6 +52,6 @@ def divergences(counts: Num[np.ndarray, "D E"], first: np.ndarray, second: np.nd
 
 
 def entropy(shares: Float64[np.ndarray, "D E"]) -> Float64[np.ndarray, " D"]:
-    """Shannon entropy in bits of each row; NaN stays NaN."""
+    """Return the Shannon entropy of each row in bits; NaN stays NaN."""
     bits: np.ndarray = -(shares * np.log2(np.where(shares == 0, 1, shares))).sum(axis=-1)
     return bits

@@ -149,7 +149,7 @@ def _next_uses(asked: Requests) -> Int64[np.ndarray, " n"]:
 
 
 def _by_expert(asked: Requests) -> tuple[np.ndarray, np.ndarray]:
-    """Sort requests by expert; and mark those that a request of the same expert follows."""
+    """Sort requests by expert, and mark those that are followed by a request for the same expert."""
     order = np.argsort(asked.expert, kind="stable")
     return order, asked.expert[order][1:] == asked.expert[order][:-1]
 

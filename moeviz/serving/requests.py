@@ -125,7 +125,7 @@ class LayerSets(NamedTuple):
 
 
 def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
-    """Layer by layer, the set of experts of each recorded token. Raises `MissingField` if nothing is recorded."""
+    """Return, per layer, the set of experts of each recorded token. Raises `MissingField` if nothing is recorded."""
     check_recorded(trace)
     if trace.tokens.empty:
         raise MissingField("This trace has no tokens, so nothing is served. Record a prompt, or open another trace.")

@@ -148,7 +148,7 @@ class RoutingHealth:
         """Call on every rank. When a log is due: figures for a tracker, a line of the history, and alarms in the log.
 
         loss           to stand with them in the history. Without a step since the last report: {}.
-        includes_aux   True if it is a mean over these steps that has the aux loss in it, as Trainer's is: charts then
+        includes_aux   True if `loss` is a mean over these steps with the aux loss in it, as Trainer's is: charts then
                        draw the loss without that part too.
         """
         self.settle()
@@ -220,7 +220,7 @@ class RoutingHealth:
         return {f"eval_{name}": value for name, value in log_metrics(rows, self.detail).items()}
 
     def snapshot(self, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]]) -> RoutingTrace:
-        """Return a trace of (label, text) pairs by the model as it is now, written to `out`; on every rank.
+        """Trace (label, text) pairs by the model as it is now, write that to `out` and return it. Call on every rank.
 
         Nothing of it is counted, and modes, random state and autocast are as before. `report` then says how much of the
         routing has changed since the snapshot before.

@@ -70,7 +70,7 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class InLine:
-    """The work has not begun: this many turns are before its own."""
+    """The work has not begun: this many turns come before its own."""
 
     ahead: int
 

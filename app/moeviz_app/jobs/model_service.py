@@ -196,7 +196,7 @@ def _in_use(name: str, how: model_catalog.LoadOptions) -> "AbstractContextManage
 
 
 def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel, dear: bool = False) -> Work:
-    """Work on a model as work of a line; the model stays in memory from its first turn to its last."""
+    """Wrap work on a model as work for a queue; the model stays in memory from its first turn to its last."""
 
     def steps(tell: Tell) -> Iterator[Any]:
         with _in_use(name, how) as loaded:

@@ -28,7 +28,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_from_a_proxy(header: str) -> bool:
-    """Return whether a header of that name says that somebody has handed the request on."""
+    """Return whether a header of that name shows that a proxy has forwarded the request."""
     return header.lower() in PROXY_HEADERS or header.lower().startswith("x-forwarded")
 
 

@@ -260,7 +260,7 @@ def _brought_up(run: RunRequest, key: str) -> RoutingTrace | None:
 
 
 def _wait(run: RunRequest) -> None:
-    """Let this run wait on the first page, unless another does already, which the page has reported."""
+    """Let this run wait on the first page, and say so; if another run waits already, the page has said so before."""
     if visit().why_waiting is None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (

@@ -71,7 +71,7 @@ class DecodingBatch:
 
     @property
     def takes_others(self) -> bool:
-        """True if rows can join: what is kept is keys and values of each token, and as many as were read."""
+        """True if rows can join: the cache holds keys and values, and one column for each token that was read."""
         length = self.mask.shape[1]
         return all(type(layer) in MERGED for layer in self.cache.layers) and self.cache.get_seq_length() == length
 

@@ -108,7 +108,7 @@ class ShardWriter:
         self.texts.append((text, label, self.tokens - first, first))
 
     def add_rows(self, text: np.ndarray, label: list[str], trace: RoutingTrace) -> None:
-        """Texts that are whole in one trace, sorted by text and position: the number of the text of each token."""
+        """Add texts that are whole in a trace, sorted by text and position; `text` has the number of each token's."""
         codes = np.array(
             [self.statistics.labels.setdefault(name, len(self.statistics.labels)) for name in label], np.intp
         )

@@ -111,7 +111,7 @@ class ObjectStorage:
         return (self.path / name_of(shard) / SHARD).exists()
 
     def missing(self, shards: int) -> list[int]:
-        """List the shards below this number that are not there, by one listing."""
+        """List the missing shards below this number, from one listing of the folder."""
         there = self.path.files()
         return [shard for shard in range(shards) if f"{name_of(shard)}/{SHARD}" not in there]
 

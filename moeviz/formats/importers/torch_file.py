@@ -1,8 +1,8 @@
 """Files of torch.save as NumPy arrays. No program in them is run, and no tensor may be larger than what is stored.
 
-A file of torch is a zip with a pickle in it. Before torch sees it, every name that the pickle asks for is looked at:
-tensors, and one class of REAP, in whose place an empty one stands. torch then reads it with `weights_only=True`. The
-zip's checksums are looked at here, since torch does not.
+A file of torch is a zip with a pickle in it. Before torch sees it, every name that the pickle asks for is checked:
+tensors are allowed, and one class of REAP, which an empty class replaces. torch then reads it with `weights_only=True`.
+The zip's checksums are checked here, since torch does not.
 """
 
 import pickletools

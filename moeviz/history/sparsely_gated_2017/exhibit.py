@@ -165,7 +165,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
-    """The load of the busiest expert during training, by smooth load and by words. Columns: of `balance_by_step`."""
+    """Compute the busiest expert's load during training, by smooth load and by words. Columns: of `balance_by_step`."""
     measures = list(frame["measure"].unique())
     lines = theme.lines(
         frame,

@@ -160,7 +160,7 @@ class SVMMixture:
 
     @property
     def uniform_error(self) -> float:
-        """Test error of the uniform mixture: experts that learn from random parts, and count alike."""
+        """Return the test error of the uniform mixture: experts that learn from random parts, and count equally."""
         return float(self.even_error[0])
 
 

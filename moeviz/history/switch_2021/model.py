@@ -79,7 +79,7 @@ class DenseLayer(nn.Module):
         self.into, self.out_of = matrix(draws, width, hidden), matrix(draws, hidden, width)
 
     def forward(self, tokens: Float[torch.Tensor, "*tokens D"]) -> Float[torch.Tensor, "*tokens D"]:
-        """Equation of a Transformer's feed-forward block: max(0, x W) V."""
+        """Compute a Transformer's feed-forward block: max(0, x W) V."""
         return (tokens @ self.into).relu() @ self.out_of
 
 

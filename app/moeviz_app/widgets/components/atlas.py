@@ -1,6 +1,6 @@
 """The atlas: a map of all layers over many texts, and a card or a cell for every expert; and the search in it.
 
-Two components that one event ties together (`moeviz:found`), so that an answer to a search sends no atlas anew.
+Two components that one event ties together (`moeviz:found`), so that answering a search does not send the atlas again.
 Texts, labels and a browser's messages are a stranger's.
 """
 

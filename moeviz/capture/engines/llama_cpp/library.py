@@ -1,8 +1,8 @@
 """llama.cpp's own library, out of the package llama-cpp-py-sync, and whether its memory is laid out as we read it.
 
 The package brings the layouts of the very llama.h that its library was built from. All the same nothing is read before
-each struct was seen to be what it should: structs that are passed by value are measured, defaults are compared, and a
-tensor that the library made is looked at through our eyes.
+each struct has been checked: structs that are passed by value are measured, defaults are compared, and a tensor that
+the library made is read through these layouts.
 """
 
 import ctypes

@@ -226,7 +226,7 @@ class MlxModel(EngineModel):
         )
 
     def close(self) -> None:
-        """Let the memory go, once the last run has ended."""
+        """Free the memory, once the last run has ended."""
         self._opened = None
         mx.clear_cache()
 

@@ -1,9 +1,9 @@
-"""The name of a served model: its engine, the address, which of its models, and facts that the user gives.
+"""The name of a served model: its engine, the address, the model's id there, and facts that the user gives.
 
     vllm+http://localhost:8000
     sglang+https://host:30000/prefix?facts=Qwen/Qwen3-30B-A3B#model-id
 
-After “?” come facts that no server gives, after “#” which of its models; neither is sent as part of the address.
+After “?” come facts that no server gives, after “#” the model's id; neither is sent as part of the address.
 """
 
 from dataclasses import dataclass, fields, replace
