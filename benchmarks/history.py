@@ -59,7 +59,7 @@ def phone_book() -> None:
 
 
 def main(words: list[str]) -> None:
-    """Train what is named, or all; or print the table of 1991, or that of the phone book."""
+    """Train the systems that are named, or all; or print the table of 1991, or that of the phone book."""
     if words == ["--phone-book"]:
         print(book_table().drop(columns=["task", "router"]).to_string(index=False, na_rep=""))
         return

@@ -41,7 +41,7 @@ from moeviz.history.switch_2021.model import Switch
 
 
 def table_1(seeds: Iterable[int] = range(25)) -> pd.DataFrame:
-    """Train the table of `shipped_table_1` anew, of the measured vowels too if they are at hand."""
+    """Train the table of `shipped_table_1` again, with the measured vowels too if they are at hand."""
     printed = [(name, table_1991.PAPER, *figures, float("nan")) for name, figures in table_1991.PRINTED.items()]
     rows = [*printed, *(row for data in at_hand() for row in _our_rows(data, seeds))]
     frame = pd.DataFrame(rows, columns=["system", "of", *table_1991.FIGURES, "missed"])

@@ -79,7 +79,7 @@ def select_top_k(
     key, ids,
     K: tl.constexpr, PACKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The K largest keys of each row -> their ids and keys (M, BLOCK_K), ties by id.
+    """Return the ids and keys (M, BLOCK_K) of the K largest keys of each row, ties by id.
 
     Keys that went through `pack_id` give value and id in one reduction; others take a second one for the id.
     """

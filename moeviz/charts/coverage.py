@@ -11,7 +11,7 @@ MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
 
 
 def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
-    """Layer by level, coloured by how many a uniform load would need. Columns: those of `experts_needed`."""
+    """Draw layer by level, coloured by what a uniform load would need. Columns: those of `experts_needed`."""
     written = frame["needed"].astype("str") + " / " + frame["by_lot"].astype("str")
     lines = {"labelExpr": "split(datum.label, '|')", "labelAlign": "center", "labelOverlap": False}
     levels = alt.Axis(orient="top", title="share of assignments", labelAngle=0, grid=False, **lines)

@@ -224,7 +224,7 @@ def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
-    """Layer by later layer, by the bits of one about the other. Columns: those of `information_between_layers`."""
+    """Draw layer by later layer, by the bits of one about the other. Columns: those of `information_between_layers`."""
     layers = [int(layer) for layer in np.unique(frame[["from_layer", "to_layer"]])]
     bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
     scale, axis = alt.Scale(domain=layers), theme.ids_axis()

@@ -79,7 +79,7 @@ def gain_map(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
 
 
 def route_bars(frame: pd.DataFrame) -> alt.Chart:
-    """A bar for each route of one token at one layer, by its loss less that of the route taken. Columns: of `at`."""
+    """Draw a bar for each route of one token at one layer: its loss less that of the route taken. Columns: of `at`."""
     names = [" + ".join(map(str, experts)) for experts in frame["experts"]]
     rows = frame.drop(columns="experts").assign(route=names, taken=range(len(frame)))
     rows["taken"] = rows["taken"] == 0

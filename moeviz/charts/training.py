@@ -117,7 +117,7 @@ def run_colour(frame: pd.DataFrame) -> alt.Color:
 
 
 def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Draw a layer's load over steps, the expert that is busiest at the end on top. Columns: those of `load_over_steps`."""
+    """Draw a layer's load over steps, the busiest expert of the end on top. Columns: those of `load_over_steps`."""
     over, experts = axis_of(frame), int(frame["place"].max()) + 1 if len(frame) else 1
     height = theme.grid_height(experts)
     order = frame.drop_duplicates("place").sort_values("place")["expert"].tolist()

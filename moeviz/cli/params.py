@@ -117,7 +117,7 @@ def params_of(
 ) -> dict[str, Any]:
     """Count parameters: total, active by each convention, by part; memory, with keys and values of `tokens`.
 
-    Beside them stand the maker's figures; with a trace of the model, how many parameters its tokens touch. Raises
+    The maker's figures stand next to them; with a trace of the model, the parameters that its tokens touch. Raises
     `CaptureError` for a trace of another model, and for an engine that does not say how many parameters a model has.
     """
     from moeviz.model_info import PARTS

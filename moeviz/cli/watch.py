@@ -34,7 +34,7 @@ def run(args: Namespace) -> int:
 
 
 def run_of(args: Namespace) -> "TrainingRun":
-    """Read the run. Raises `InvalidTrace` for an unknown kind of alarm, and for anything but a run."""
+    """Read the run. Raises `InvalidTrace` for an unknown kind of alarm, and if it is not a run."""
     from moeviz.training.reading import read_run
     from moeviz.training.recorded.rules import ALARM_KINDS
 

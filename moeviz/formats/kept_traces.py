@@ -1,7 +1,7 @@
-"""Traces in a folder of one's own, found again after a restart: each is there whole, or not at all.
+"""Traces in a user's own folder, found again after a restart: each is there whole, or not at all.
 
-A trace is written under another name, brought to the disk, and then renamed: what a power cut or a `kill -9` interrupts
-is at most that one. The comment of its archive names the title under which it was kept, and the run that made it. The
+A trace is written under another name, flushed to the disk, and then renamed: a power cut or a `kill -9` loses at most
+that one. The comment of its archive names the title under which it was kept, and the run that made it. The
 newest stay; of the rest, the oldest go. A file that cannot be read is set aside under another name, and never deleted.
 """
 

@@ -82,7 +82,7 @@ def shipped_trace(name: str) -> RoutingTrace:
 
 
 def trace_beside(name: str) -> RoutingTrace:
-    """The routing of a system trained with seed 0 without what keeps its experts balanced: a constraint, or losses.
+    """Return the routing of a system trained without its constraint or losses for balance, with seed 0.
 
     Raises `MoevizError` for a system of which no such run ships.
     """

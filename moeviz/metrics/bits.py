@@ -65,7 +65,7 @@ def plan_of_bits(
 
 
 def _needs(units: pd.DataFrame, rule: str, seed: int, draw: int) -> np.ndarray:
-    """Compute what many bits gain each unit over few, for each weight; by frequency its tokens, at random a draw."""
+    """Compute each unit's gain per weight from many bits over few; by frequency its tokens, at random a draw."""
     if rule not in RULES:
         raise CaptureError(f"There is no rule {quoted(rule)}. Choose among {', '.join(RULES)}.")
     if rule == RANDOM:

@@ -278,15 +278,15 @@ def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_labels(table: pd.DataFrame, labels: pd.DataFrame, source: RoutingTrace | Statistics) -> pd.DataFrame:
-    """Return the table with what others call its experts, and how far our texts bear that out.
+    """Return the table with the labels that others gave to its experts, and how well our texts agree.
 
     labels   of `moeviz.formats.expert_labels.read_labels`. Of several labels of an expert the first counts.
     source   what the table is of.
 
     Columns: those of the table, and label str ("" where an expert has none) · label_score float64 and label_measure str
     (theirs) · label_rate float64 (the share of the tokens of the label that the expert has) · label_lift float64 (that
-    over its share of all other tokens, as `lift`). Both are ours, and NaN where no kind of our texts has the label's
-    name, but for case and signs between words.
+    over its share of all other tokens, as `lift`). Both come from our texts, and are NaN
+    if no kind of them has the label's name, apart from case and the signs between words.
     """
     where = ["layer", "expert"]
     theirs = labels.drop_duplicates(where).rename(columns={"score": "label_score", "measure": "label_measure"})

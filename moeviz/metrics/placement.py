@@ -216,7 +216,7 @@ def balanced_packing(
 
 
 def replicate_experts(weights: Num[np.ndarray, " E"], replicas: int) -> Int64[np.ndarray, " R"]:
-    """The expert of each replica: all experts once, then one copy after another of the one with most load per replica.
+    """Return each replica's expert: all experts once, then copies, each of the expert with most load per replica.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), the function of this name.
     """

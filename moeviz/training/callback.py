@@ -103,7 +103,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         self.kept: dict[str, Any] | None = None  # by a checkpoint
 
     def on_init_end(self, *_: Any, **__: Any) -> None:
-        """Stand first: `logs` is handed from callback to callback, and those of trackers stand before the user's."""
+        """Move this to the front: `logs` goes from callback to callback, and trackers come before the user's."""
         _lead_who_calls(currentframe(), self)
 
     def on_train_begin(

@@ -241,7 +241,7 @@ def _read_changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
 
 
 def _snapshots(lines: Lines, folder: Path | None) -> dict[int, Path]:
-    """Return the trace files of this run: the folder may have others, of an earlier run that began anew."""
+    """Return the trace files of this run: the folder may hold others, of a run that was started over."""
     if folder is None:
         return {}
     files = {

@@ -10,7 +10,7 @@ NO_THREAD = "can't start new thread"
 
 
 class RunFailed(MoevizError):
-    """A run ended for a reason that lies with the model or with the machine."""
+    """A run failed because of the model or the machine."""
 
 
 def as_sentence(error: BaseException, when: str = "in this run") -> BaseException:

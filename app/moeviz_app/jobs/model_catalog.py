@@ -93,7 +93,7 @@ def check_on_offer(name: str) -> None:
 
 
 def check_in_link(name: str) -> None:
-    """Raise `ModelNotFound` for a server that only a link names: a page of strangers would choose whom we ask."""
+    """Raise `ModelNotFound` for a server that only a link names: a stranger's page would choose whom we ask."""
     if answers_at_once(name) and name not in settings.SETTINGS.models:
         raise ModelNotFound(
             f"This link names the server {quoted(name)}, which is not listed here. Links lead to listed servers alone: "

@@ -199,7 +199,7 @@ def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:
 
 
 def _show(losses: pd.DataFrame, kinds: tuple[str, str]) -> None:
-    """Draw the losses before and after, the third set's too: what harms all texts alike steers nothing."""
+    """Draw the losses before and after, and those of the third set: what harms all texts equally does not steer."""
     with st.container(horizontal=True, gap="large"):
         for row in losses.itertuples():
             st.metric(

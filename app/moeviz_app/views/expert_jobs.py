@@ -91,7 +91,7 @@ def offer_muting(seen: ExpertInTrace) -> None:
 
 
 def offer_weights(seen: ExpertInTrace) -> None:
-    """Offer to trace the texts again, with weights; the trace then takes the place of the one on screen."""
+    """Offer to trace the texts again, with weights; that trace then replaces the one on screen."""
 
     if offer_reading(seen.trace, "Read the texts again, with weights", "The new trace joins your recent ones."):
         go_to_expert(expert_query(seen.layer, seen.expert))

@@ -106,7 +106,7 @@ def _follow(asked: dict[str, str], keep: Callable[[str], None]) -> None:
 
 
 def _follow_run(asked: dict[str, str]) -> None:
-    """Look at the run that a link asks for, at its place. Raises what `_show` and `run_from_query` raise."""
+    """Show the run that a link asks for, at its place. Raises what `_show` and `run_from_query` raise."""
     wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
     run = replace(wanted, mute=())  # the plain run is shown next to the one without some experts
     visit().muted = (wanted, visit().muted[1] if visit().muted else 0)

@@ -53,7 +53,7 @@ def decided_here(trace: RoutingTrace, run: RunRequest) -> tuple[dict[str, Any] |
 
 
 def offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> None:
-    """Begin to find out which words decided, if it is asked for, and say how far that is."""
+    """Start to find which words decided, if the visitor asks for it, and show the progress."""
     job = _job_of(trace)
     if job is None and is_asked and reread.occlusion_of(trace, run) is None:
         with explained(partial(_keep, trace)):

@@ -345,7 +345,7 @@ def lacks_layers(counted: Counted, all_layers: int) -> str:
 
 
 def _of_file(counted: Counted, all_layers: int, others: list[tuple[str, Answer]]) -> Answer:
-    """Say whether a plan can be written, in the light of the answer on balancing."""
+    """Report whether a plan can be written, given the answer on balancing."""
     figures = others[0][1].figures
     if len(counted.model.layers) < all_layers:
         return Answer(FILE, "No plan", lacks_layers(counted, all_layers), figures)

@@ -121,7 +121,7 @@ def _key(run: RunRequest) -> Hashable:
 
 
 def forget() -> None:
-    """Put all traces away: for tests."""
+    """Forget all traces: for tests."""
     _traces.clear()
 
 

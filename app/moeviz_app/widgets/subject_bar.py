@@ -50,7 +50,7 @@ def subject_bar(key: str = KEY) -> None:
 
 
 def _label(one: Subject, needs: frozenset[str], look: Look) -> str:
-    """Return the line of a subject in the list; with what it lacks, if it is not enough for the page."""
+    """Return a subject's label in the list; with what it lacks, if it is not enough for the page."""
     lacks = [] if one.id == look.chosen.id else one.lacks(needs)
     return " — ".join([one.title, *(LACKS[lack][0] for lack in lacks[:1])])
 

@@ -75,7 +75,7 @@ class EngineModel(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let the engine's memory, or its connection, go. Calling it twice is harmless."""
+        """Free the engine's memory, or close its connection. Calling it twice is harmless."""
 
 
 def whole_trace(model: EngineModel, request: CaptureRequest, progress: Progress | None = None) -> RoutingTrace:

@@ -23,7 +23,7 @@ def bytes_needed(parameters: int, dtype: str | None) -> int:
 
 
 def bytes_free(device_map: str | None) -> int | None:
-    """Bytes that weights can take there: on one device, or on all for "auto". None if the system does not say."""
+    """Return the bytes that weights can take on a device, or on all for "auto"; None if the system does not say."""
     on_gpus = {f"cuda:{i}": torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count())}
     if device_map in on_gpus:
         return on_gpus[device_map]
@@ -79,7 +79,7 @@ def layers_on_disk(model: nn.Module) -> dict[str, str]:
 
 
 def is_on_disk(model: object) -> bool:
-    """Return whether some weights of a loaded model are brought to the memory only when they run."""
+    """Return whether some weights of a loaded model are read from disk only when they run."""
     network = getattr(model, "model", None)
     return isinstance(network, nn.Module) and any(parameter.is_meta for parameter in network.parameters())
 

@@ -85,12 +85,12 @@ def _before(module: nn.Module, note: Callable[..., None], with_kwargs: bool = Fa
 
 
 def is_standard(path: str, part: nn.Module) -> bool:
-    """Return whether a module is one of experts that are given (hidden states, expert ids, weights)."""
+    """Return whether a module holds experts that are called with (hidden states, expert ids, weights)."""
     return path.rpartition(".")[2] == "experts" and type(part).__name__ not in WITNESSES
 
 
 def _ids_and_weights(experts: nn.Module, calls: Calls) -> list:
-    """Experts that are given (hidden states, expert ids, weights)."""
+    """Find the ids and weights of experts that are called with (hidden states, expert ids, weights)."""
 
     def note(_module: nn.Module, given: tuple, named: dict) -> None:
         tensors = [*given, *named.values()]

@@ -82,7 +82,7 @@ class Router:
 
     @property
     def writer(self) -> Writer | None:
-        """Return the function that puts another decision in the router's answer; None without such a function."""
+        """Return the function that replaces the decision in the router's answer; None if there is none."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 

@@ -175,7 +175,7 @@ def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -
 def in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: int) -> Batch:
     """Check against the context, and pad on the left: generation goes on from the right end.
 
-    An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.
+    An encoder's prompts are padded on the right, so that padding takes no slots of experts with a capacity.
     """
     longest = max(map(len, ids))
     check_context(longest, max_new_tokens, context_length(model.config))

@@ -134,7 +134,7 @@ def read_csv(data: bytes, source: Source) -> pd.DataFrame:
 
 
 def integer_columns(table: pd.DataFrame, *names: str) -> list[np.ndarray]:
-    """Return columns of whole numbers. Raises `InvalidTrace` with the row and what stands there."""
+    """Return columns of whole numbers. Raises `InvalidTrace` with the row and its text."""
     columns = []
     for name in names:
         if name not in table or not len(table):

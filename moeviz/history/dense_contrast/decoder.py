@@ -36,7 +36,7 @@ class Sizes:
     top_k: int
 
     def as_fast(self) -> "Sizes":
-        """The dense network that does as much work for a word: one block, as wide as the chosen experts together."""
+        """Return the dense network with as much work per word: one block, as wide as the chosen experts together."""
         return replace(self, hidden=self.top_k * self.hidden, experts=1, top_k=1)
 
     def as_large(self) -> "Sizes":

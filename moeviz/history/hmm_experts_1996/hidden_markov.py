@@ -128,7 +128,7 @@ def step(experts: HiddenMarkovModels, data: PaddedSequences, assignment: str) ->
 
 
 def log_sum(terms: Float64[np.ndarray, "S ..."]) -> Float64[np.ndarray, "..."]:
-    """log Σ exp over the first axis, from which the highest term is taken out, so that nothing overflows."""
+    """Compute log Σ exp over the first axis; the highest term is factored out, so that nothing overflows."""
     highest = terms.max(axis=0)
     return highest + np.log(np.exp(terms - highest).sum(axis=0))
 

@@ -128,5 +128,5 @@ def squared_variation(values: Float[Tensor, " E"]) -> Float[Tensor, ""]:
 
 
 def balancing_loss(routing: NoisyTopKRouting, importance: float, load: float) -> Float[Tensor, ""]:
-    """Equations 7 and 11. w_importance · CV(Importance(X))² + w_load · CV(Load(X))²."""
+    """Compute equations 7 and 11: w_importance · CV(Importance(X))² + w_load · CV(Load(X))²."""
     return importance * squared_variation(routing.importance) + load * squared_variation(routing.load)

@@ -44,7 +44,7 @@ class ExpertPlan:
 
     @property
     def copies(self) -> int:
-        """Slots that a layer has beyond one for each expert."""
+        """The number of slots that a layer has beyond one for each expert."""
         return max(len(slots) - len(self.loads[layer]) for layer, slots in self.slots.items())
 
 

@@ -201,7 +201,7 @@ def pages_for(trace: RoutingTrace) -> list[str]:
 
 
 def trace_to_other_pages(name: str, trace: RoutingTrace, common: tuple[Chart, ...]) -> None:
-    """The trace, to be taken to the other pages, and some of their charts here: of one layer, the last."""
+    """Offer the trace to the other pages, and draw some of their charts here, of the last layer."""
     st.subheader("As a trace", anchor=False)
     kind = layer_word(trace.model)
     st.text(

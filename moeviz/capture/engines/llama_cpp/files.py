@@ -1,4 +1,4 @@
-"""The files of a GGUF model: all its parts are there and whole. And the facts in them: layers, experts, parameters.
+"""The files of a GGUF model: whether all parts are there and whole, and their facts: layers, experts, parameters.
 
 No weight is read, and llama.cpp is not needed. The sizes and counts that a file gives are not trusted: they are checked
 against the file before llama.cpp sees it.

@@ -39,7 +39,7 @@ class SglangModel(ModelOnServer):
         return None, "its server"
 
     async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
-        """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
+        """Ask /generate, for tokens that the server made itself; for a chat, /v1/chat/completions."""
         if self.told.hidden_layers is None or self.told.top_k is None:
             raise CaptureError(
                 f"SGLang sends numbers without a shape, and does not say how many layers {quoted(self.served)} has and "
