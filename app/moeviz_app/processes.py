@@ -375,7 +375,8 @@ class FirstProcess:
         self.due[number] = time.monotonic() + pause
         if process.serves:
             _report(
-                logging.WARNING, f"Process {number} ended (exit status {code}); its visitors begin anew in another one."
+                logging.WARNING,
+                f"Process {number} ended (exit status {code}); its visitors start again in another one.",
             )
         else:
             _report(

@@ -76,7 +76,9 @@ class StoredTensor:
         size = width // self.kind.block * self.kind.block_bytes
         data = np.fromfile(self.path, np.uint8, count * size, offset=self.start + first * size)
         if len(data) != count * size:
-            raise ModelNotFound(f"{quoted(self.path.name)} ended while it was read. Was it written anew? Try again.")
+            raise ModelNotFound(
+                f"{quoted(self.path.name)} ended while it was being read. Is it being written? Try again."
+            )
         values = self.kind.decode(data.reshape(-1, self.kind.block_bytes)).reshape(count, width)
         if self.zero is not None:
             values = values - self._spread(self.zero, first, count)

@@ -86,7 +86,7 @@ def answered(
         ) from error
     except OSError as error:
         raise MoevizError(
-            f"No process can be started to read {name} in: {error.strerror or error}. Try again later."
+            f"No process can be started to read {name}: {error.strerror or error}. Try again later."
         ) from error
     if code == 0:
         return answer

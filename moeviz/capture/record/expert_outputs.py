@@ -134,12 +134,12 @@ class OutputRecord:
         if [len(ids) for ids in self.ids[index][calls]] != sizes:
             raise CaptureError(
                 f"{_name(router)} of {router.block_path} did not run once for every token, so moeviz cannot tell their "
-                "outputs. Leave outputs out."
+                "outputs. Record without outputs."
             )
         if bool(torch.stack(self.errors[index][calls]).amax() > 1):
             raise CaptureError(
                 f"The weighted outputs of {_name(router)} of {router.block_path} do not add up to what they give "
-                "together, so moeviz cannot tell them apart. Leave outputs out."
+                "together, so moeviz cannot tell them apart. Record without outputs."
             )
 
     def _of_slots(self, router: Router, experts: np.ndarray, given: np.ndarray, figures: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ class OutputRecord:
         if ((experts >= 0) & ~was_run & ~idle).any():
             raise CaptureError(
                 f"{_name(router)} of {router.block_path} were given other experts than their router chose, so moeviz "
-                "cannot tell whose outputs they are. Leave outputs out."
+                "cannot tell whose outputs they are. Record without outputs."
             )
         return find_figures(experts, given, figures)
 
@@ -175,7 +175,9 @@ def outputs_recorded(model: nn.Module, site: str | None, also: OutputReader | No
     routers = find_routers(model, site)
     for router in routers:
         if why_not := REFUSED.get(_kind(router)):
-            raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
+            raise CaptureError(
+                f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Record without outputs."
+            )
     record = OutputRecord(routers, also)
     from moeviz.capture.record.private_names import (  # not needed for recording with hooks only
         own_forward,
@@ -289,7 +291,7 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
     if len(given) != 3 or len(ids) != 1 or not weights or hidden is None or not isinstance(answer, Tensor):
         raise CaptureError(
             f"{_name(router)} of {router.block_path} are not given hidden states, expert ids and weights, so moeviz "
-            "cannot tell their outputs. Leave outputs out."
+            "cannot tell their outputs. Record without outputs."
         )
     rows, size = hidden.reshape(-1, hidden.shape[-1]), answer.shape[-1]
     outer = hidden.dim() - 2  # some are given sequences of rows

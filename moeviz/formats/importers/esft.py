@@ -28,7 +28,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     for name in source.matching(FILES):
         texts = [_text(line, name, top_k) for line in source.files[name].decode().splitlines()]
         if lengths and lengths != [len(own) for own, _ in texts]:
-            raise InvalidTrace(f"{name} has other texts than the layers before it. Write all layers in one run.")
+            raise InvalidTrace(f"{name} does not have the texts of the layers before it. Write all layers in one run.")
         lengths = [len(own) for own, _ in texts]
         ids.append(np.concatenate([own for own, _ in texts]))
         weights.append(np.concatenate([own for _, own in texts]))

@@ -148,7 +148,7 @@ def _check_is_a_model(name: str, facts: Mapping[str, Value], parts: int) -> None
             f"The GGUF file {quoted(name)} holds no model; it holds: {shown(kind)}. Give a model's file."
         )
     if not isinstance(facts.get("general.architecture"), str):
-        raise ModelNotFound(f"The GGUF file {quoted(name)} does not say which architecture it is of. Make it again.")
+        raise ModelNotFound(f"The GGUF file {quoted(name)} does not name its architecture. Convert the model again.")
     if (count := facts.get("split.count", 0)) not in (0, parts):
         raise ModelNotFound(
             f"The GGUF file {quoted(name)} is one of {shown(count)} parts, and its name does not say so. Give the "

@@ -85,7 +85,9 @@ class Server:
         method = "GET" if body is None else "POST"
         async with self._http.stream(method, self.where.url + path, json=body) as response:
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise CaptureError(f"{self.where.url} packs its answers though it was asked not to. Turn that off.")
+                raise CaptureError(
+                    f"{self.where.url} compresses its answers although it was asked not to. Turn compression off."
+                )
             data = bytearray()
             async for piece in response.aiter_raw():
                 data += piece
@@ -103,7 +105,7 @@ class Server:
         url, words = self.where.url, self._words(data[:LONGEST_ERROR])
         if 300 <= status < 400:
             raise CaptureError(
-                f"{url}{path} leads elsewhere (HTTP {status}), and moeviz does not follow. Name the server by its own "
+                f"{url}{path} redirects (HTTP {status}), and moeviz does not follow. Name the server by its own "
                 "address."
             )
         if status in (401, 403):
