@@ -73,13 +73,14 @@ def test_two_at_once_are_both_named(one):
 
 
 def test_two_at_once_are_named_by_ids_alone_too(one):
-    pairs = [two for two in two_at_once() if not WITH_WEIGHTS_ALONE & {*two}]
+    """Every third pair: one comparison takes a fifth of a second."""
+    pairs = [two for two in two_at_once() if not WITH_WEIGHTS_ALONE & {*two}][::3]
     wrong = {}
     for first, second in pairs:
         got = kinds((bare(one), bare(PLANTED[second](PLANTED[first](one)))))
         if got != sorted(name.partition(".")[0] for name in (first, second)):
             wrong[first, second] = got
-    assert not wrong and len(pairs) > 100
+    assert not wrong and {name for two in pairs for name in two} == {*PLANTED} - WITH_WEIGHTS_ALONE
 
 
 def test_nothing_is_named_where_nothing_was_planted():

@@ -125,6 +125,8 @@ def why_not(words: list[str]) -> str:
         return "serves, or trains, or reads many texts"
     if given.get("check") or given.get("known"):
         return "takes minutes"
+    if args.command == "routes" and given.get("json"):
+        return "runs the model as the example before it"
     if given.get("prompt") == "-":
         return "reads what somebody types"
     if given.get("model", "embedded") != "embedded":
