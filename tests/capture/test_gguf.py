@@ -126,7 +126,7 @@ def test_a_model_in_parts_is_one_model(tmp_path):
     ("said", "why"),
     [
         ({"general__type": "imatrix"}, "'imatrix'"),
-        ({"general__architecture": 3}, "does not say which architecture"),
+        ({"general__architecture": 3}, "architecture"),
         ({"llama__expert_used_count": 9}, "9.*8 experts"),
         ({"llama__block_count": 0}, "experts"),
         ({"general__alignment": 0}, "0 bytes"),

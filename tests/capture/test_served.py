@@ -532,7 +532,7 @@ def test_a_pause_is_as_long_as_the_server_says_within_reason():
 def test_a_redirect_is_not_followed(stub):
     with serving(Stub()) as other:
         stub.routes["/v1/models"] = lambda body: (307, {"location": f"{other.url}/v1/models"}, b"")
-        with pytest.raises(CaptureError, match=r"leads elsewhere \(HTTP 307\)"):
+        with pytest.raises(CaptureError, match="HTTP 307"):
             opened(stub)
         assert other.asked == []
 
@@ -548,7 +548,7 @@ def test_an_answer_is_counted_while_it_comes(stub, monkeypatch):
 def test_a_packed_answer_is_refused(stub):
     """It might unpack to anything."""
     stub.routes["/v1/models"] = lambda body: (200, {"content-encoding": "gzip"}, b"\x1f\x8b")
-    with pytest.raises(CaptureError, match="packs its answers"):
+    with pytest.raises(CaptureError, match="compress"):
         opened(stub)
 
 

@@ -105,7 +105,7 @@ class Server:
         url, words = self.where.url, self._words(data[:LONGEST_ERROR])
         if 300 <= status < 400:
             raise CaptureError(
-                f"{url}{path} redirects (HTTP {status}), and moeviz does not follow. Name the server by its own "
+                f"{url}{path} redirects (HTTP {status}), which moeviz does not follow. Name the server by its own "
                 "address."
             )
         if status in (401, 403):
