@@ -55,7 +55,7 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
         raise ends
 
     monkeypatch.setattr(run_panel, "wait_for", breaks_off)
-    run(app, "Il fait")
+    run(app, "Nobody has asked this before")  # what has been asked is answered without waiting
     app.run()
     assert not app.exception
     shown, has = visit_of(app).trace, (made.tokens["phase"] == "generated").sum()

@@ -313,11 +313,19 @@ def test_a_connection_ends_with_its_answer_where_the_next_may_be_anothers(server
             assert (b"connection: close" in caller.recv(65536).lower()) == closes, headers
 
 
+def process_of(server, number: int) -> int:
+    """The process of that number: the system lists them by birth, and each that ended was born again."""
+    order = [0, 1]
+    for ended in re.findall(r"Process (\d) ended", "".join(server.lines)):
+        order.append(order.pop(order.index(int(ended))))
+    return processes_of(server)[1:][order.index(number)]
+
+
 def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_nothing(server):
     """Killed with a run in it: its visitor's page comes back and says so, until its next run."""
     model, visitors = moeviz.load_model(), [new_visitor() for _ in range(2)]
     all_take_new_visitors(server)
-    begun, (first, *forked) = len(server.lines), processes_of(server)
+    begun, first = len(server.lines), processes_of(server)[0]
     with Tab(server.url, visitors[0]) as one:
         one.come()
         with_one = next(number for number in range(2) if tabs_of(server, number))
@@ -325,7 +333,7 @@ def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_not
             other.come()
             assert [tabs_of(server, number) for number in range(2)] == [1, 1]
             one.press_run(prompt_of(model, "And so it went on", 0))
-            os.kill(forked[with_one], signal.SIGKILL)
+            os.kill(process_of(server, with_one), signal.SIGKILL)
             until(lambda: any(f"Process {with_one} ended" in line for line in server.lines[begun:]))
             other.run(prompt_of(model, "The other goes on", 0))
     with Tab(server.url, visitors[0], session=one.session) as again:
