@@ -247,14 +247,8 @@ def test_a_network_is_trained_live_from_weights_of_its_own_is_stopped_and_what_s
         return run
 
     monkeypatch.setattr(model, "train", short)
-    draws, draw = [], page.randrange
-
-    def anew(*between):
-        """As it is drawn, but never the same twice: once in ten thousand times it is."""
-        draws.append(next(seed for seed in iter(lambda: draw(*between), None) if seed not in draws))
-        return draws[-1]
-
-    monkeypatch.setattr(page, "randrange", anew)
+    draws = iter((11, 22))  # of ten thousand drawn by chance, two are the same once
+    monkeypatch.setattr(page, "randrange", lambda *_: next(draws))
     assert ask(panel, "book-2")["going"]
     told = until(lambda: ((told := now(panel))["run"] or not told["going"]) and told)
     assert (
