@@ -46,6 +46,7 @@ from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
 from moeviz_app.server.compression import CompressedScripts
+from moeviz_app.server.downloads import DeletedDownloads, keep_deleted_downloads
 from moeviz_app.server.identity import VisitorCookie, visitor_of
 from moeviz_app.server.logs import error_facts, is_new, write_lines
 from moeviz_app.server.tabs import Tabs
@@ -236,7 +237,7 @@ async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterato
     metrics.read_gauge("resident_bytes", resident_bytes)
     if not settings.process():
         announce(settings.SETTINGS)
-    idle = asyncio.create_task(end_idle_sessions())
+    idle = asyncio.create_task(let_go(keep_deleted_downloads()))
     try:
         yield
     finally:
@@ -308,8 +309,8 @@ def _count_error(error: Exception) -> None:
 ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]
 
 
-async def end_idle_sessions() -> None:
-    """Let go of tabs that are gone for good, again and again, in the thread that sessions come and go in.
+async def let_go(downloads: DeletedDownloads | None) -> None:
+    """Let go of old downloads, and of tabs that are gone for good, again and again, in the thread of the sessions.
 
     Streamlit keeps the session of a tab whose connection is lost for `server.disconnectedSessionTTL` seconds, in case
     it comes back, and after that until another tab comes or goes: on a quiet server for ever, with its traces.
@@ -317,6 +318,8 @@ async def end_idle_sessions() -> None:
     while True:
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
         end_expired_sessions()
+        if downloads is not None:
+            downloads.drop_old()
 
 
 def end_expired_sessions() -> int:
