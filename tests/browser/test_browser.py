@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from browser import all_drawn, drawn, go_to, settled
+from browser import all_drawn, drawn, eventually, go_to, settled
 from browser_pages import (
     DRAWN,
     PROMPT,
@@ -282,12 +282,30 @@ def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown
     page = shown("/load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
         page.get_by_test_id("stPopover").filter(has_text="Details").get_by_role("button").first.click()
+        settled(page)
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).first.click()
         page.keyboard.press("Escape")
         assert download.value.suggested_filename == f"moeviz-load-heatmap.{kind.lower()}"
         download.value.save_as(tmp_path / kind)
         assert (tmp_path / kind).read_text("utf-8").startswith(begins)
+
+
+def test_a_file_comes_though_scripts_end_between_the_click_and_the_request_for_it(shown):
+    page, held = shown("/load"), []
+    details = page.get_by_test_id("stPopover").filter(has_text="Details").get_by_role("button").first
+    page.route(re.compile(r"/media/.*\.csv$"), lambda route: held.append(route))
+    details.click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV", exact=True).first.click()
+        eventually(page, lambda: held)
+        page.keyboard.press("Escape")
+        for layer, key in ((2, "ArrowLeft"), (1, "ArrowLeft"), (2, "ArrowRight")):
+            page.get_by_role("slider", name="Layer").press(key)
+            expect(page).to_have_url(re.compile(f"layer={layer}"))
+            settled(page)
+        held[0].continue_()
+    assert download.value.failure() is None
 
 
 def test_a_word_is_typed_over_and_what_it_changes_is_marked_in_both_texts(visit):
