@@ -82,6 +82,23 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
     fits(page)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_buttons_of_files_stand_where_their_places_were_however_late_their_script_comes(visit, size):
+    page, scripts = visit(size=size), []
+    row = page.locator(".st-key-downloads")
+    page.route("**/DownloadButton.*.js", lambda script: scripts.append(script))
+    page.locator(".st-key-place-of-downloads").scroll_into_view_if_needed()
+    eventually(page, lambda: scripts and row.get_by_test_id("stSkeleton").count() > 5)
+    settled(page)
+    page.evaluate(SHIFTS)
+    scripts[0].continue_()
+    expect(row.get_by_role("button")).to_have_count(7)
+    expect(row.get_by_test_id("stSkeleton")).to_have_count(0)
+    settled(page)
+    assert page.evaluate("window.shifted") == 0
+    fits(page)
+
+
 def test_a_page_prints_without_menu_and_buttons_and_to_its_end_and_all_pictures_come_first(visit):
     page = visit("/load")
     page.emulate_media(media="print")

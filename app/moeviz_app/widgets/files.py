@@ -107,7 +107,7 @@ def downloads(trace: RoutingTrace) -> None:
     for export in exports:
         if export.read and (sentence := left_out(trace, export.suffix)):
             lost.setdefault(sentence.replace(export.suffix, "{}"), []).append(export.suffix)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, key="downloads"):
         for export in exports:
             maker = model_service.file_maker if export.read else model_service.report_maker
             st.download_button(
@@ -118,6 +118,7 @@ def downloads(trace: RoutingTrace) -> None:
                 on_click="ignore",
                 key=f"trace{export.suffix}",
                 icon=":material/download:",
+                width="stretch",
             )
         st.download_button(
             "Counts",
@@ -127,6 +128,7 @@ def downloads(trace: RoutingTrace) -> None:
             on_click="ignore",
             key="trace counts",
             icon=":material/download:",
+            width="stretch",
             help="How many tokens each expert got, and nothing of any one token. All other files say more: the experts "
             "of a token give a part of its text away.",
         )
