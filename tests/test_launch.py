@@ -71,7 +71,7 @@ def test_an_app_that_does_not_start_says_what_it_said_and_leaves_nothing(places,
 
 def test_without_streamlit_a_sentence_says_how_to_get_it(places, trace, monkeypatch):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    with pytest.raises(MoevizError, match=r'pip install "moeviz\[app\]"'):
+    with pytest.raises(MoevizError, match=r"moeviz\[app\]"):
         moeviz.open_in_app(trace)
     assert not list(places.iterdir())
 

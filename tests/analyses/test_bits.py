@@ -67,7 +67,7 @@ def test_super_experts_come_first_and_an_impossible_budget_is_refused():
         plan_of_bits(frame, "kl", (3, 4), 3.4)
     layers = frame.assign(layer=range(10), expert=-1)
     assert [*plan_of_bits(layers, "kl", (3, 4), 3.1).values()] == [4] + [3] * 9, "a whole layer gets many bits, not 8"
-    with pytest.raises(CaptureError, match="Mean bits between 3 and 4 can be had with these two, not 5"):
+    with pytest.raises(CaptureError, match=r"3 and 4 .*5"):
         plan_of_bits(frame, "kl", (3, 4), 5.0)
     with pytest.raises(CaptureError, match="'size'"):
         plan_of_bits(frame, "size", (3, 4), 3.9)
@@ -213,9 +213,9 @@ def test_files_are_those_that_quantisers_read():
         for group in (few, many)
     ]
     assert found == [NAMES[:2], NAMES[2:4]]
-    with pytest.raises(InvalidTrace, match="Make a plan by layers"):
+    with pytest.raises(InvalidTrace, match="layers"):
         files.to_llama_cpp({(0, 0): 4})
-    with pytest.raises(InvalidTrace, match="no type of 7 bits"):
+    with pytest.raises(InvalidTrace, match=r"\b7\b"):
         files.to_llama_cpp({(0, -1): 7})
 
 

@@ -136,7 +136,7 @@ def test_a_router_beside_the_attention_reads_nothing_of_it():
 @pytest.mark.parametrize(("family", "why"), REFUSED.items(), ids=[*REFUSED])
 def test_what_does_not_add_up_is_refused_by_name(family, why, recwarn):
     model = random_model(family)
-    with pytest.raises(CaptureError, match=rf"router logits of \w+ cannot be split into parts: .*{why}") as refused:
+    with pytest.raises(CaptureError, match=why) as refused:
         direct_attribution(model, TEXT, TOKEN, tokenizer=tokenizer())
     assert type(model).__name__ in str(refused.value)
     recwarn.clear()
@@ -209,7 +209,7 @@ def test_one_token_and_the_layers_that_were_asked_for(embedded):
     pd.testing.assert_frame_equal(some, whole[whole["layer"].isin([1, 4])].reset_index(drop=True))
     with pytest.raises(InvalidPrompt, match="token 99"):
         direct_attribution(embedded, TEXT, 99)
-    with pytest.raises(CaptureError, match="no MoE layer 9"):
+    with pytest.raises(CaptureError, match="layer 9"):
         direct_attribution(embedded, TEXT, layers=[9])
 
 

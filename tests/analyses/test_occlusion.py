@@ -142,7 +142,7 @@ def test_batches_change_nothing(embedded, found, monkeypatch):
 
 
 def test_a_text_that_would_take_too_many_forwards_is_refused(embedded):
-    with pytest.raises(InvalidPrompt, match="at most 512"):
+    with pytest.raises(InvalidPrompt, match="512"):
         occlude(embedded, "a " * MOST_TOKENS)
 
 
@@ -155,7 +155,7 @@ def test_a_model_that_reads_both_ways_is_refused(embedded, monkeypatch):
         return (trace if len(run.batch.input_ids) == 1 else reversed_experts(trace)), logits
 
     monkeypatch.setattr(occlusion, "read_batch", both_ways)
-    with pytest.raises(CaptureError, match="in both directions"):
+    with pytest.raises(CaptureError, match="directions"):
         occlude(embedded, TEXT)
 
 

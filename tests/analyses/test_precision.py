@@ -91,7 +91,7 @@ def test_a_model_that_lies_on_disk_and_a_precision_that_is_none_are_refused(toke
     with pytest.raises(CaptureError, match="'int3'"):
         in_precision(model, "int3")
     disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
-    with pytest.raises(CaptureError, match="lie on disk"):
+    with pytest.raises(CaptureError, match="disk"):
         in_precisions(model, PROMPTS, tokenizer=tokenizer)
 
 
@@ -111,7 +111,7 @@ def test_loss_over_texts_is_that_of_each_text_read_in_that_precision(tokenizer, 
     assert main(["precision", "--texts", str(file)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(NAMES)
     for wrong, said in (([], "--messages or --texts"), (["a", "--texts", str(file)], "--texts")):
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match=r"\b2\b"):
             main(["precision", *wrong])
         assert said in capsys.readouterr().err
     assert main(["precision", "--texts", str(file), "--beside", "b.gguf"]) == 3
@@ -136,5 +136,5 @@ def test_an_intervention_holds_while_a_text_is_generated(tokenizer):
     assert not np.isin(muted.experts[1], (0, 3)).any()
     assert np.isin(moeviz.trace(model, PROMPTS, **options).experts[1], (0, 3)).any()
     assert moeviz.trace(model, PROMPTS, intervention=TopK(1), **options).experts.shape[2] == 1
-    with pytest.raises(CaptureError, match="generate no tokens"):
+    with pytest.raises(CaptureError, match="generate"):
         moeviz.trace(model, PROMPTS[0], intervention=Replay(muted), **options)

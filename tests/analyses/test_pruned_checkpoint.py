@@ -182,13 +182,13 @@ def test_nothing_is_written_over_or_past_the_disk(whole, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("there", "link"):
-        with pytest.raises(CaptureError, match="is there already, and nothing is written over"):
+        with pytest.raises(CaptureError, match="written over"):
             found.write(tmp_path / name, cut)
-    with pytest.raises(CaptureError, match="There is no folder"):
+    with pytest.raises(CaptureError, match="folder"):
         found.write(tmp_path / "none" / "smaller", cut)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(CaptureError, match=r"0\.00 GB are free"):
+    with pytest.raises(CaptureError, match=r"0\.00 GB"):
         found.write(tmp_path / "smaller", cut)
     assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
 

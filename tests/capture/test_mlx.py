@@ -255,7 +255,7 @@ def test_a_chat_is_written_by_the_tokenizer_s_template(tmp_path):
 def test_a_prompt_that_does_not_fit_is_refused_before_it_is_read(opened):
     model = opened("olmoe")
     assert model.max_tokens == 128
-    with pytest.raises(InvalidPrompt, match="this model's context holds 128"):
+    with pytest.raises(InvalidPrompt, match="128"):
         moeviz.trace(model, "word " * 200)
 
 
@@ -276,5 +276,5 @@ def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_as_it_would(folders)
     model.close()
     *_, last = growing
     assert last.equals(whole)
-    with pytest.raises(CaptureError, match="was closed"):
+    with pytest.raises(CaptureError, match="closed"):
         moeviz.trace(model, PROMPT)

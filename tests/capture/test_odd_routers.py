@@ -183,5 +183,5 @@ def test_experts_without_a_router_are_an_error_not_half_a_trace():
 def test_a_model_without_a_head_is_traced_but_does_not_generate():
     model = tiny_model(CONFIGS["mixtral"]).model
     assert len(moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer()).tokens)
-    with pytest.raises(CaptureError, match="MixtralModel generates no text"):
+    with pytest.raises(CaptureError, match="MixtralModel"):
         moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), max_new_tokens=2)

@@ -510,7 +510,7 @@ def test_counts_alone_are_drawn_as_far_as_they_need_no_order(trace):
     lines = hit_rate_curve(hit_rates(counts)).to_dict()
     assert set(hit_rates(counts)["policy"]) == {"chance", "static"} and lines
     assert BATCH.draw(batch_coverage(counts)).data["kind"].unique().tolist() == ["even", "random"]
-    with pytest.raises(MissingField, match="these are counts"):
+    with pytest.raises(MissingField, match="counts"):
         PLANE.draw(serving_placement(counts, 2, 2))
 
 

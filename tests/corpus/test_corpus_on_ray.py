@@ -76,7 +76,7 @@ class FakeRay:
 def test_the_room_on_a_cluster_is_counted_node_by_node(threads, gpus, room):
     assert on_ray._count_actors(FakeRay, Cluster("auto", None, gpus), threads) == room
     assert on_ray._count_actors(FakeRay, Cluster("auto", room, gpus), threads) == room
-    with pytest.raises(MoevizError, match=f"has room for {room} actors of {threads} CPU"):
+    with pytest.raises(MoevizError, match=f"{room} .*{threads} CPU"):
         on_ray._count_actors(FakeRay, Cluster("auto", room + 1, gpus), threads)
 
 

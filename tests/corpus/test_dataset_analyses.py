@@ -168,7 +168,7 @@ def test_an_expert_that_is_not_there_is_refused(both):
     of_tables = experts.expert_numbers, experts.expert_loads, experts.expert_kinds
     for ask in (*of_tables, experts.partners, experts.expert_flow):
         for layer, expert in ((1, 300), (9, 0)):
-            with pytest.raises(InvalidTrace, match="has no"):
+            with pytest.raises(InvalidTrace, match=r"300|9"):
                 ask(dataset, layer, expert)
 
 
@@ -176,7 +176,7 @@ def test_labels_by_the_million_do_not_stand_in_the_way_of_the_load(both, monkeyp
     trace, dataset = both
     monkeypatch.setattr("moeviz.formats.dataset.reader.MAX_CELLS", 2 * 4 * max(dataset.model.num_experts) - 1)
     assert dataset.counts().equals(trace.counts())
-    with pytest.raises(InvalidTrace, match="2 labels, 4 layers and"):
+    with pytest.raises(InvalidTrace, match=r"2 .*4 "):
         analyses.load_by_label(dataset)
 
 
@@ -214,7 +214,7 @@ def test_a_shard_that_is_damaged_is_named_without_a_path_and_can_be_left_out(tmp
     dataset = dataset_of(trace, tmp_path / "corpus", monkeypatch)
     gone = dataset.shards[1]
     (gone.path / "load.parquet").unlink()
-    with pytest.raises(DamagedShard, match="shard-000001 is damaged") as caught:
+    with pytest.raises(DamagedShard, match="shard-000001") as caught:
         analyses.expert_load(dataset)
     assert str(tmp_path) not in str(caught.value) and caught.value.shard == 1
     rest = dataset.without({caught.value.shard})
@@ -261,12 +261,12 @@ def test_what_a_dataset_does_not_hold_is_reported(tmp_path):
     ):
         with pytest.raises(MissingField, match=sentence):
             analysis(dataset)
-    with pytest.raises(MissingField, match="written without them"):
+    with pytest.raises(MissingField, match="without"):
         rows.contexts(dataset, 0, 0)
-    with pytest.raises(InvalidTrace, match="has no expert 8"):
+    with pytest.raises(InvalidTrace, match="expert 8"):
         rows.contexts(dataset, 0, 8)
     assert set(analyses.locality(dataset)["choice"]) == {"first or second choice"}
-    with pytest.raises(InvalidTrace, match="has no MoE layer 9"):
+    with pytest.raises(InvalidTrace, match="layer 9"):
         analyses.expert_load(dataset, [9])
 
 

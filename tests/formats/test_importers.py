@@ -84,7 +84,7 @@ def test_counts_in_a_format_that_may_hold_either_ask_for_top_k(name):
 def test_a_top_k_that_the_counts_rule_out_is_refused(name):
     """Four experts a token would be six tokens and a half, and an expert has more."""
     if options_of(name).top_k is not None:
-        with pytest.raises(InvalidTrace, match="top-k smaller than 8"):
+        with pytest.raises(InvalidTrace, match=r"\b8\b"):
             read_counted(
                 FOLDER / name, options=ImportOptions(top_k=8, expert_parallel=2, experts=8 * ("plumb" in name) or None)
             )
@@ -134,7 +134,7 @@ def test_rows_of_zeros_are_not_recorded_and_layers_of_zeros_are_left_out(tmp_pat
 def test_an_array_of_zeros_and_an_expert_twice_are_refused(tmp_path):
     rows = np.load(FOLDER / "vllm_offline.npy")
     np.save(tmp_path / "zeros.npy", rows * 0)
-    with pytest.raises(InvalidTrace, match="bypassed what records"):
+    with pytest.raises(InvalidTrace, match="record"):
         read_trace(tmp_path / "zeros.npy", options=TOKENS_FIRST)
     rows[4, 3] = 5
     np.save(tmp_path / "twice.npy", rows)
@@ -202,11 +202,11 @@ def test_counts_are_no_trace_and_the_sentence_says_how_to_read_them():
 
 def test_a_file_of_no_known_format_is_not_recognised(tmp_path):
     (tmp_path / "a.txt").write_text("nothing of the kind")
-    with pytest.raises(InvalidTrace, match="not recognised") as refused:
+    with pytest.raises(InvalidTrace, match="recognised") as refused:
         read_trace(tmp_path / "a.txt")
     assert f" {len(importers())} formats" in str(refused.value)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InvalidTrace, match="not recognised"):
+    with pytest.raises(InvalidTrace, match="recognised"):
         read_trace(tmp_path / "folder")
 
 
@@ -237,7 +237,7 @@ def test_of_an_array_of_ids_it_is_asked_which_axis_comes_first(trace: RoutingTra
         assert refused.value.names == ("first_axis",)
     told = ImportOptions(experts=max(trace.model.num_experts), first_axis="layers")
     assert np.array_equal(read_trace(tmp_path / "ours.npy", options=told).experts, experts)
-    with pytest.raises(InvalidTrace, match="first_axis is 'K'; say 'layers' or 'tokens'"):
+    with pytest.raises(InvalidTrace, match=r"'K'.*'layers' or 'tokens'"):
         ImportOptions(first_axis="K")
 
 
@@ -359,7 +359,7 @@ def saved(value: object) -> bytes:
 def test_a_tensor_expanded_by_strides_is_refused_before_it_is_made():
     data = saved({"logical_count": torch.ones(1, dtype=torch.int32).expand(10**4, 10**4, 10**4)})
     assert len(data) < 2000
-    with pytest.raises(InvalidTrace, match="larger than its stored data"):
+    with pytest.raises(InvalidTrace, match="larger"):
         from_torch(data, 2**30)
 
 
@@ -371,12 +371,12 @@ def test_a_file_of_torch_that_would_run_a_program_is_not_opened(tmp_path):
     with pytest.raises(InvalidTrace, match="'__builtin__ print'"):
         from_torch(saved({"samples": Runs()}), 2**30)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"samples": 1}))
-    with pytest.raises(InvalidTrace, match="is a pickle"):
+    with pytest.raises(InvalidTrace, match="pickle"):
         read_trace(tmp_path / "a.pkl")
 
 
 def test_what_somebody_uploads_is_no_file_of_torch():
-    with pytest.raises(InvalidTrace, match="which only “moeviz convert” opens"):
+    with pytest.raises(InvalidTrace, match="moeviz convert"):
         read_bytes((FOLDER / "slime.pt").read_bytes(), "slime.pt")
     data = (FOLDER / "vllm_offline.npy").read_bytes()
     assert read_bytes(data, "a.npy", options=TOKENS_FIRST).experts.shape == (4, 13, 2)
@@ -388,7 +388,7 @@ def test_a_name_that_a_pickle_makes_as_it_runs_is_refused():
     with zipfile.ZipFile(buffer := BytesIO(), "w") as archive:
         for name, content in parts.items():
             archive.writestr(name, pickle.dumps(print, 4) if name.endswith("data.pkl") else content)
-    with pytest.raises(InvalidTrace, match="could run a program"):
+    with pytest.raises(InvalidTrace, match="program"):
         from_torch(buffer.getvalue(), 2**30)
 
 
@@ -404,7 +404,7 @@ def test_a_wrong_checksum_is_seen_though_torch_does_not_look():
 
 def test_many_tensors_of_one_storage_are_counted_together():
     one = torch.zeros(2**18)
-    with pytest.raises(InvalidTrace, match="larger than its stored data"):
+    with pytest.raises(InvalidTrace, match="larger"):
         from_torch(saved([one.view(2**18) for _ in range(20)]), 2**30)
 
 
@@ -412,21 +412,21 @@ def test_many_tensors_of_one_storage_are_counted_together():
 
 
 def test_a_source_larger_than_its_budget_is_refused(tmp_path):
-    with pytest.raises(InvalidTrace, match="bytes are read"):
+    with pytest.raises(InvalidTrace, match="bytes"):
         source_of(FOLDER / "atlas.json", max_bytes=1000)
-    with pytest.raises(InvalidTrace, match="values as JSON"):
+    with pytest.raises(InvalidTrace, match="JSON"):
         Source("a.jsonl", {"a.jsonl": b'{"x": [1]}\n' + b"[" + b"1," * 1000 + b"1]"}, 2**14).rows  # noqa: B018
 
 
 def test_few_rows_may_not_describe_a_large_trace(tmp_path):
     (tmp_path / "big.csv").write_text("phase,token,layer,rank,expert\nprefill,99999999,0,0,1\n")
-    with pytest.raises(InvalidTrace, match="at most 1,048,576 cells"):
+    with pytest.raises(InvalidTrace, match="1,048,576"):
         read_trace(tmp_path / "big.csv")
 
 
 def test_a_negative_expert_is_called_so(tmp_path):
     (tmp_path / "m.csv").write_text("phase,token,layer,rank,expert\nprefill,0,0,0,3\nprefill,0,0,1,-1\n")
-    with pytest.raises(InvalidTrace, match="expert of the file is negative"):
+    with pytest.raises(InvalidTrace, match="negative"):
         read_counted(tmp_path / "m.csv")
 
 

@@ -61,7 +61,7 @@ def test_arrays_that_come_back_can_be_written_to(trace):
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"layer,expert\n0,1\n", b"\x93NUMPY\x01\x00"])
 def test_something_that_is_no_zip_is_refused(data):
-    with pytest.raises(InvalidTrace, match="This is not a"):
+    with pytest.raises(InvalidTrace, match="npz"):
         from_trace_file(data)
 
 
@@ -74,7 +74,7 @@ def test_a_missing_array_is_named_by_what_should_be_there(members, missing):
 
 @pytest.mark.parametrize("name", ["code.py", "experts", "../experts.npy", "Experts.npy"])
 def test_a_member_that_we_do_not_know_is_refused(members, name):
-    with pytest.raises(InvalidTrace, match="this one holds"):
+    with pytest.raises(InvalidTrace, match="holds"):
         from_trace_file(npz(members | {name: b""}))
 
 
@@ -82,7 +82,7 @@ def test_the_same_member_twice_is_refused(members):
     buffer = io.BytesIO(npz(members))
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("experts.npy", members["experts.npy"])
-    with pytest.raises(InvalidTrace, match="this one holds"):
+    with pytest.raises(InvalidTrace, match="holds"):
         from_trace_file(buffer.getvalue())
 
 
@@ -98,45 +98,45 @@ def test_pickled_objects_are_refused_and_never_loaded(members):
 
 @pytest.mark.parametrize("dtype", ["<i4", "<i8", "<f4", ">i2", "|b1"])
 def test_ids_of_another_dtype_are_refused(trace, members, dtype):
-    with pytest.raises(InvalidTrace, match=r"must be <i2"):
+    with pytest.raises(InvalidTrace, match="<i2"):
         from_trace_file(npz(members | {"experts.npy": npy(trace.experts.astype(dtype))}))
 
 
 def test_arrays_in_fortran_order_are_refused(trace, members):
     content = npy(np.asfortranarray(trace.experts))
-    with pytest.raises(InvalidTrace, match="as numpy saves it"):
+    with pytest.raises(InvalidTrace, match="numpy"):
         from_trace_file(npz(members | {"experts.npy": content}))
 
 
 def test_an_array_of_another_shape_is_refused(trace, members):
-    with pytest.raises(InvalidTrace, match="the header says"):
+    with pytest.raises(InvalidTrace, match="header"):
         from_trace_file(npz(members | {"weights.npy": npy(trace.weights[:, :-1])}))
 
 
 def test_an_id_out_of_range_is_refused(trace, members):
     trace.experts[1, 2, 0] = 8
-    with pytest.raises(InvalidTrace, match="Got expert 8 in layer 1, token 2"):
+    with pytest.raises(InvalidTrace, match=r"expert 8.*layer 1.*token 2"):
         from_trace_file(npz(members | {"experts.npy": npy(trace.experts)}))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_weight_that_is_not_finite_is_refused(trace, members, value):
     trace.weights[0, 0, 0] = value
-    with pytest.raises(InvalidTrace, match="NaN or infinity"):
+    with pytest.raises(InvalidTrace, match="NaN"):
         from_trace_file(npz(members | {"weights.npy": npy(trace.weights)}))
 
 
 def test_a_zip_bomb_is_refused_by_what_it_declares(members):
     bomb = npz(members | {"experts.npy": npy_header("<i2", (1, 2**22, 2)) + bytes(2**24)})
     assert len(bomb) < 2**16
-    with pytest.raises(InvalidTrace, match="unpacks to"):
+    with pytest.raises(InvalidTrace, match="unpack"):
         from_trace_file(bomb, max_bytes=2**20)
 
 
 def test_a_header_too_large_for_json_is_refused(members):
     budget = 8 * len(members["header.npy"])
     assert sum(map(len, members.values())) < budget
-    with pytest.raises(InvalidTrace, match="header has"):
+    with pytest.raises(InvalidTrace, match="header"):
         from_trace_file(npz(members), budget)
 
 
@@ -146,17 +146,17 @@ def test_an_array_header_that_promises_more_than_the_member_holds_is_refused(wit
 
     members["experts.npy"] = npy_header("<i2", (4, 32, 30_000))
     members["weights.npy"] = npy_header("<f4", (4, 32, 30_000))
-    with pytest.raises(InvalidTrace, match="its numbers take"):
+    with pytest.raises(InvalidTrace, match=r"experts\.npy"):
         from_trace_file(with_header(many_slots))
 
 
 def test_an_encrypted_member_and_another_packing_are_refused(members):
-    with pytest.raises(InvalidTrace, match="another method than deflate"):
+    with pytest.raises(InvalidTrace, match="deflate"):
         from_trace_file(npz(members, zipfile.ZIP_BZIP2))
 
 
 def test_a_file_larger_than_allowed_is_refused(trace):
-    with pytest.raises(InvalidTrace, match="files of up to 100"):
+    with pytest.raises(InvalidTrace, match="100"):
         from_trace_file(to_trace_file(trace), max_bytes=100)
 
 
@@ -175,7 +175,7 @@ def test_another_format_is_refused_by_name(with_header, version):
 
 @pytest.mark.parametrize("version", ["moeviz trace v3", "moeviz trace v27"])
 def test_a_file_of_a_later_version_asks_for_an_update(with_header, version):
-    with pytest.raises(InvalidTrace, match=rf"is '{version}', .* reads 'moeviz trace v2'\. Update moeviz"):
+    with pytest.raises(InvalidTrace, match=f"'{version}'.* 'moeviz trace v2'"):
         from_trace_file(with_header(lambda header: header.update(format=version)))
 
 
@@ -211,7 +211,7 @@ def test_a_wrong_fact_about_the_model_is_refused(with_header, name, value):
 
 @pytest.mark.parametrize("name", ["name", "backend", "layers", "num_experts", "top_k"])
 def test_a_fact_that_is_missing_is_named(with_header, name):
-    with pytest.raises(InvalidTrace, match=f"does not give the model's '{name}'"):
+    with pytest.raises(InvalidTrace, match=f"'{name}'"):
         from_trace_file(with_header(lambda header: header["model"].pop(name)))
 
 
@@ -233,7 +233,7 @@ def test_a_wrong_fact_about_a_token_is_refused_with_its_row(with_header, name, v
         header["tokens"].setdefault("label", ["a"] * 32)
         header["tokens"][name][7] = value
 
-    with pytest.raises(InvalidTrace, match=f"Token 7 has the {name} |are at the same position"):
+    with pytest.raises(InvalidTrace, match=f"7 .*{name}|position"):
         from_trace_file(with_header(spoil))
 
 
@@ -316,7 +316,7 @@ def packed(header, value, dtype="<f4", at=0) -> str:
 
 
 def test_next_tokens_of_another_number_of_tokens_are_refused(predicted):
-    with pytest.raises(InvalidTrace, match="next tokens have the shape"):
+    with pytest.raises(InvalidTrace, match="shape"):
         replace(predicted, next_tokens=predicted.next_tokens.select(range(4), slice(1, None)))
 
 

@@ -55,7 +55,7 @@ def test_soft_em_never_lowers_its_objective(start):
 
 def test_without_hmmlearn_a_sentence_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "hmmlearn.hmm", None)
-    with pytest.raises(MoevizError, match=r'hmmlearn.* `pip install "moeviz\[history\]"`'):
+    with pytest.raises(MoevizError, match=r"hmmlearn.*moeviz\[history\]"):
         train(supervised=True)
 
 

@@ -55,9 +55,9 @@ def test_each_view_of_the_trace_has_one_slot_and_there_are_no_probabilities(mixt
     assert first.experts.shape == given.experts.shape == (2, 1000, 1)
     assert np.array_equal(given.experts[..., 0], mixture.assigned[:, :1000])
     assert expert_load(given)["times_uniform"].max() < 1.3, "the capacity holds for the 1,000 about as for all"
-    with pytest.raises(MissingField, match="score function"):
+    with pytest.raises(MissingField, match="score"):
         first.probabilities("Expert importance")
-    with pytest.raises(InvalidTrace, match="first choice"):
+    with pytest.raises(InvalidTrace, match="choice"):
         trace_of(mixture, "elsewhere")
 
 

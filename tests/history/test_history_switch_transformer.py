@@ -49,7 +49,7 @@ def test_the_corpus_repeats_no_word_and_holds_back_a_twelfth():
 def test_the_dense_twin_drops_nothing_routes_nothing_and_has_no_trace():
     twin = train(steps=1, dense=True)
     assert twin.dropped_by_step.sum() == 0 and not twin.dropped.any() and twin.logits.shape == (GROUP, 0)
-    with pytest.raises(InvalidTrace, match="dense twin"):
+    with pytest.raises(InvalidTrace, match="dense"):
         trace_of(twin)
 
 

@@ -177,9 +177,9 @@ def test_what_cannot_be_routed_is_reported(wrong, says):
 
 
 def test_logits_of_another_number_of_experts_and_a_record_of_rows_that_differ_are_refused():
-    with pytest.raises(ValueError, match="8 adjacent experts"):
+    with pytest.raises(ValueError, match=r"\b8\b"):
         route(torch.zeros(3, 9, device=DEVICE), Gating(8, 2))
-    with pytest.raises(ValueError, match=r"these are \(3, 2\) and \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"\(3, 2\) .*\(4, 2\)"):
         Record(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(1))
 
 

@@ -108,9 +108,9 @@ def test_tokens_that_one_engine_did_not_record_are_not_compared(one):
 
 def test_other_texts_and_other_layers_are_refused(one):
     ids = one.tokens.assign(token_id=np.arange(60, dtype=np.int32) + 100)
-    with pytest.raises(InvalidTrace, match="different texts: 100% of their tokens"):
+    with pytest.raises(InvalidTrace, match="100%"):
         engine_difference((one, replace(one, tokens=ids)))
-    with pytest.raises(InvalidTrace, match="no layer in common: 0; and 1 to 2"):
+    with pytest.raises(InvalidTrace, match=r"0.* 1 to 2"):
         engine_difference((one.select(layers=[0]), one.select(layers=[1, 2])))
 
 
@@ -126,7 +126,7 @@ def test_texts_are_compared_where_a_side_has_no_token_ids(one):
     other = without_ids(one)
     assert (engine_difference((one, other))["tokens"] == 60).all() and says((one, other)) is None
     for pair in ((one, without_ids(one, text="SELECT")), (without_ids(one, text="SELECT"), other)):
-        with pytest.raises(InvalidTrace, match="different texts: 100% of their tokens"):
+        with pytest.raises(InvalidTrace, match="100%"):
             engine_difference(pair)
 
 

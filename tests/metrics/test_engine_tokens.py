@@ -62,12 +62,12 @@ def test_margins_of_what_differs_are_smaller_where_noise_did_it():
 
 
 def test_margins_that_cannot_be_had_say_why(one, other):
-    with pytest.raises(MissingField, match="the first trace has none"):
+    with pytest.raises(MissingField, match="first"):
         margins_of_both((other, one))
-    with pytest.raises(MissingField, match="every token has the same ones"):
+    with pytest.raises(MissingField, match="same"):
         margins_of_both((one, one))
     lowest = np.argsort(one.logits, axis=-1)[..., :2].astype(np.int16)
-    with pytest.raises(MissingField, match="something else decides too"):
+    with pytest.raises(MissingField, match="decides"):
         margins_of_both((replace(one, experts=lowest, weights=None), one))
 
 

@@ -49,7 +49,7 @@ def test_a_word_is_found_in_the_text_and_not_in_tokens_whole_words_first():
 
 @pytest.mark.parametrize("word", ["", "  ", "\0", "x" * (LONGEST_WORD + 1), "x" * 100_000])
 def test_what_is_no_word_is_one_sentence(word, trace):
-    with pytest.raises(MoevizError, match="a word of 1 to 100 characters"):
+    with pytest.raises(MoevizError, match="100 characters"):
         tokens_of_word(trace, word)
 
 
@@ -123,7 +123,7 @@ def test_without_labels_experts_are_compared_by_classes_of_tokens_and_without_te
     assert (found.by, found.kinds) == ("tokens", ["word, space before", "digits", "punctuation"])
     assert [column[0] for column in found.columns] == ["text 1", "text 2"]
     assert (found.kind == -1).tolist() == [kind_of(text) == SPECIAL for text in found.trace.tokens["text"]]
-    with pytest.raises(MissingField, match="neither labels nor texts"):
+    with pytest.raises(MissingField, match="labels"):
         atlas(replace(trace, tokens=trace.tokens.assign(text="")))
     labelled = trace.tokens.assign(text="", label="a")
     assert atlas(replace(trace, tokens=labelled)).kinds == ["a"]

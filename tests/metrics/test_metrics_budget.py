@@ -65,7 +65,7 @@ def test_a_table_too_large_is_refused_before_it_is_made(what):
 
 
 def test_the_overlap_of_traces_with_very_many_slots_is_refused():
-    with pytest.raises(InvalidTrace, match="16,000 choices x 16,000 slots"):
+    with pytest.raises(InvalidTrace, match=r"16,000 .* 16,000"):
         set_changes(wide(1, 1, 16_000), wide(1, 1, 16_000))
 
 

@@ -54,9 +54,9 @@ def test_layers_that_both_have_are_compared_and_models_without_any_are_refused(t
     other = trace.select(layers=[1, 3])
     assert [part.model.layers for part in matched((trace, other))] == [(1, 3), (1, 3)]
     assert load_divergence((trace, other))["layer"].tolist() == [1, 3]
-    with pytest.raises(InvalidTrace, match="Choose two traces of the same model"):
+    with pytest.raises(InvalidTrace, match="model"):
         load_divergence((trace, sample_trace(experts=64)))
-    with pytest.raises(InvalidTrace, match="has no tokens"):
+    with pytest.raises(InvalidTrace, match="tokens"):
         load_difference((trace, trace.select(tokens=slice(0, 0))))
 
 

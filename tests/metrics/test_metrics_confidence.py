@@ -74,11 +74,11 @@ def test_shares_and_margins_lie_between_0_and_1(trace):
 
 @pytest.mark.parametrize("measure", [router_entropy, token_entropy, top_margin])
 def test_ids_alone_do_not_tell_how_sure_a_router_is(measure, ids_only_trace):
-    with pytest.raises(MissingField, match=r"needs router logits, and this trace \(sample\) has none"):
+    with pytest.raises(MissingField, match=r"logits.*\(sample\)"):
         measure(ids_only_trace)
 
 
 def test_an_unknown_score_function_is_not_guessed(trace):
     unknown = replace(trace, model=replace(trace.model, score_function="unknown"))
-    with pytest.raises(MissingField, match="score function"):
+    with pytest.raises(MissingField, match="score"):
         router_entropy(unknown)

@@ -51,5 +51,5 @@ def test_of_many_parts_the_least_are_one_and_nothing_is_lost():
 def test_a_layer_without_a_choice_is_a_sentence():
     with pytest.raises(InvalidTrace, match="3 chose"):
         direct_parts(table(PARTS, [-1] * 4), 3)
-    with pytest.raises(InvalidTrace, match="Layer 2 is not among those that were split, 3"):
+    with pytest.raises(InvalidTrace, match=r"[Ll]ayer 2 .*3"):
         direct_parts(table(PARTS, [-1, 0, 1, -1]), 2)

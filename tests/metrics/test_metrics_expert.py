@@ -74,7 +74,7 @@ def test_what_a_trace_does_not_say_is_missing_and_not_guessed(small):
     unordered = replace(small, weights=None, model=replace(small.model, slot_order="unknown"))
     (facts,) = expert_numbers(unordered, 0, 0).itertuples(index=False)
     assert np.isnan(facts.first_choice) and np.isnan(facts.mean_weight) and facts.tokens == 4
-    with pytest.raises(MissingField, match="How much weight an expert has needs router weights"):
+    with pytest.raises(MissingField, match="weights"):
         expert_weights(unordered, 0, 0)
 
 
@@ -325,7 +325,7 @@ def check_all(trace: RoutingTrace, layer: int, expert: int) -> None:
 
 
 def test_a_layer_or_an_expert_that_is_not_there_is_named(small):
-    with pytest.raises(InvalidTrace, match="MoE layer 3"):
+    with pytest.raises(InvalidTrace, match="layer 3"):
         expert_numbers(small, 3, 0)
     with pytest.raises(InvalidTrace, match=r"5.*expert 4"):
         expert_numbers(small, 5, 4)

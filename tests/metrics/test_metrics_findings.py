@@ -172,7 +172,7 @@ def test_ids_in_unknown_order_and_layers_of_different_sizes_are_read_too():
 
 
 def test_what_is_usual_must_be_of_the_same_layers_and_experts():
-    with pytest.raises(InvalidTrace, match="Use one of the same model"):
+    with pytest.raises(InvalidTrace, match="model"):
         findings(sample_trace(), sample_trace(layers=2))
 
 

@@ -113,5 +113,5 @@ def test_balance_of_two_has_a_row_a_layer_and_measure(by_hand):
 @pytest.mark.parametrize("measure", MEASURES)
 def test_a_comparison_needs_exactly_two_layers(measure, trace):
     for layers, count in (([1], 1), (None, 4)):
-        with pytest.raises(InvalidTrace, match=f"needs exactly two layers, and this trace has {count}"):
+        with pytest.raises(InvalidTrace, match=f"two .*{count}"):
             measure(trace.select(layers=layers))

@@ -133,11 +133,11 @@ def test_large_logits_do_not_overflow():
 def test_z_loss_does_not_ask_for_the_score_function_and_the_auxiliary_loss_does(trace):
     unknown = replace(trace, model=replace(trace.model, score_function="unknown"))
     assert z_loss(unknown).equals(z_loss(trace))
-    with pytest.raises(MissingField, match="The auxiliary loss needs the router's score function"):
+    with pytest.raises(MissingField, match="score"):
         aux_loss(unknown)
 
 
 @pytest.mark.parametrize("measure", [aux_loss, z_loss])
 def test_ids_alone_have_no_loss(measure, ids_only_trace):
-    with pytest.raises(MissingField, match=r"needs router logits, and this trace \(sample\) has none"):
+    with pytest.raises(MissingField, match=r"logits.*\(sample\)"):
         measure(ids_only_trace)

@@ -57,9 +57,9 @@ def test_chance_is_the_coupon_collectors_expectation(by_hand):
 
 @pytest.mark.parametrize("measure", [parameter_split, touched_growth])
 def test_without_parameter_counts_says_what_is_missing(measure, trace, by_hand):
-    with pytest.raises(MissingField, match=r"needs the model's parameter counts, and this trace \(sample\)"):
+    with pytest.raises(MissingField, match=r"parameter.*\(sample\)"):
         measure(trace)
-    with pytest.raises(MissingField, match="use one with all of them"):
+    with pytest.raises(MissingField, match="layers"):
         measure(by_hand.select(layers=[0]))
 
 

@@ -181,7 +181,7 @@ def test_renaming_the_labels_changes_nothing_else():
 
 def test_one_label_alone_has_nothing_to_be_compared_with():
     trace = labelled([("a", [[0]]), ("a", [[1]])], 2)
-    with pytest.raises(MissingField, match="needs two or more"):
+    with pytest.raises(MissingField, match="two"):
         label_divergence(trace)
     assert information(trace)[["information", "shuffled", "maximum"]].tolist() == [0, 0, 0]
 

@@ -79,7 +79,7 @@ def test_files_are_those_that_esft_and_peft_read():
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=[], **told))
     trained = [name for name, values in adapted.named_parameters() if values.requires_grad]
     assert trained and all("layers.1." in name and "experts" in name for name in trained)
-    with pytest.raises(InvalidTrace, match="are modules of their own"):
+    with pytest.raises(InvalidTrace, match="modules"):
         to_peft(found, {4: []})
     with pytest.raises(InvalidTrace, match="PEFT"):
         to_peft(found.assign(target=False), names)
@@ -90,10 +90,10 @@ def test_what_cannot_be_asked_is_said():
     with pytest.raises(InvalidTrace, match="'size'"):
         tune_targets(pair, "size")
     for share in (0.0, 1.5, float("nan")):
-        with pytest.raises(InvalidTrace, match="above 0 and at most 1"):
+        with pytest.raises(InvalidTrace, match=r"0 .* 1"):
             tune_targets(pair, share=share)
     bare = RoutingTrace(pair[0].model, pair[0].tokens, pair[0].experts)
-    with pytest.raises(MissingField, match="Gate scores need the weights"):
+    with pytest.raises(MissingField, match="weights"):
         tune_targets((pair[0], bare), "gate")
     with pytest.raises(InvalidTrace, match=r"4 texts.*1"):
         tune_targets((pair[0], trace_of([EVEN])))

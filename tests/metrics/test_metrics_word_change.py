@@ -72,10 +72,10 @@ def test_texts_stand_for_ids_that_are_not_known():
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(InvalidTrace, match="have layers 0 and 0 to 1"):
+    with pytest.raises(InvalidTrace, match=r"0 .*0 to 1"):
         word_change((of([0, 1], [[0, 0]]), ONE))
-    with pytest.raises(InvalidTrace, match="no token in common"):
+    with pytest.raises(InvalidTrace, match="token"):
         word_change((of([4], [[0]]), of([6], [[0]])))
     unordered = replace(sample_trace(), weights=None, model=replace(sample_trace().model, slot_order="unknown"))
-    with pytest.raises(MissingField, match="What a word changes needs each token's first choice"):
+    with pytest.raises(MissingField, match="choice"):
         word_change((unordered, unordered))

@@ -63,7 +63,7 @@ def test_the_readme_says_which_layer_a_chart_is_about(no_pictures, trace):
     other = " ".join(files_of(charts_zip(trace, layer=1, token=3))["README.txt"].decode().split())
     assert "divided among its experts? Layer 2. " in said and "through the model? Token 31. " in said
     assert "divided among its experts? Layer 1. " in other and "through the model? Token 3. " in other
-    with pytest.raises(InvalidTrace, match="no MoE layer 9"):
+    with pytest.raises(InvalidTrace, match="layer 9"):
         charts_zip(trace, layer=9)
 
 

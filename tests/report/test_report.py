@@ -198,7 +198,7 @@ def test_layers_and_token_can_be_chosen(trace, plain, monkeypatch):
     assert "Layer 1. " in text and "Layers 0 and 2. " in text and "Token 5. " in text
     text = Page(plain).text
     assert "Layer 2. " in text and "Layers 0 and 3. " in text and "Token 31. " in text
-    with pytest.raises(InvalidTrace, match="no MoE layer 9"):
+    with pytest.raises(InvalidTrace, match="layer 9"):
         html_report(trace, layer=9)
 
 
@@ -307,7 +307,7 @@ def test_a_report_is_a_format_that_is_written_and_not_read(trace, no_topics, tmp
     write_trace(trace, path)
     assert path.read_bytes() == html_report(trace)
     for read in (lambda: read_trace(path), lambda: read_bytes(b"", "x.HTML")):
-        with pytest.raises(InvalidTrace, match=r"is for people to look at .*: \.csv, \.parquet, \.json, \.npz\.$"):
+        with pytest.raises(InvalidTrace, match=r"\.csv, \.parquet, \.json, \.npz"):
             read()
 
 
@@ -323,13 +323,13 @@ def test_convert_writes_a_report_and_refuses_to_read_one(trace, no_topics, tmp_p
 def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.formats.exports.find_spec", lambda name: None)
     monkeypatch.setattr("moeviz.report.pictures.find_spec", lambda name: None)
-    with pytest.raises(MoevizError, match=r'pip install "moeviz\[report\]"'):
+    with pytest.raises(MoevizError, match=r"moeviz\[report\]"):
         html_report(trace)
     assert [export.suffix for export in EXPORTS if not export.ready] == [".html"]
     assert main(["trace", "Il fait froid.", "-o", str(tmp_path / "t.html")]) == 3
     said = capsys.readouterr()
     assert 'pip install "moeviz[report]"' in said.err and "loading" not in said.err
-    with pytest.raises(InvalidTrace, match="is for people to look at"):
+    with pytest.raises(InvalidTrace, match="look at"):
         read_bytes(b"", "x.html")
 
 

@@ -30,7 +30,7 @@ def outbound(monkeypatch, tmp_path):
 )
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_host_is_out_of_reach_and_the_attempt_is_written_down(outbound, attempt):
-    with pytest.raises(OSError, match="tests have no network"):
+    with pytest.raises(OSError, match="network"):
         attempt()
     assert "test_offline.py" in outbound.read_text()
 

